@@ -1,0 +1,411 @@
+"""The current tenant: one ContextVar, read by everything else.
+
+It says whose turn it is and touches no session and no SQL.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import sys
+import uuid
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from types import FrameType, MappingProxyType
+from typing import Any, Generic, TypeVar, cast
+
+from .errors import ConfigurationError, MalformedTenantError, MissingTenantContextError, refused
+
+TenantId = str | int | uuid.UUID
+
+_log = logging.getLogger("partywall")
+_F = TypeVar("_F", bound=Callable[..., Any])
+_Given_co = TypeVar("_Given_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantContext:
+    """A tenant and what the application wants to know about it."""
+
+    tenant_id: TenantId
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check(self.tenant_id)
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (TenantContext, (self.tenant_id, dict(self.metadata)))
+
+
+def bind_tenant(tenant_id: TenantId, /, **metadata: Any) -> TenantContext:
+    """Build a context without making it current."""
+    return TenantContext(tenant_id, metadata)
+
+
+def current_tenant() -> TenantContext:
+    """The current tenant, or `MissingTenantContextError`."""
+    scope = active_scope()
+    if scope is None or scope.context is None:
+        raise refused(MissingTenantContextError())
+
+    return scope.context
+
+
+def try_current_tenant() -> TenantContext | None:
+    scope = active_scope()
+    return None if scope is None else scope.context
+
+
+class Scope:
+    """One entered block: a tenant's, an unscoped one (with a reason), or one that binds nothing."""
+
+    __slots__ = ("context", "fitted", "outer", "over", "owner", "reason", "token", "write")
+
+    def __init__(
+        self,
+        owner: object,
+        context: TenantContext | None = None,
+        reason: str | None = None,
+        write: bool = False,
+    ) -> None:
+        self.owner = owner
+        self.context = context
+        self.reason = reason
+        self.write = write
+        self.over = False
+        self.fitted: dict[Any, Any] = {}
+        self.outer = _current.get()
+        while self.outer is not None and self.outer.over:
+            self.outer = self.outer.outer
+
+        self.token: Token[Scope | None] = _current.set(self)
+
+    def leave(self) -> None:
+        """Make the outer scope current again.
+
+        Out of order, or in another context than the one it was entered in, the ContextVar cannot
+        be reset. The scope is then over wherever it is still seen: no tenant stays behind.
+        """
+        if _current.get() is self:
+            try:
+                _current.reset(self.token)
+                return
+
+            except ValueError:
+                _current.set(self.outer)
+
+        self.over = True
+
+
+_current: ContextVar[Scope | None] = ContextVar("partywall_scope", default=None)
+
+
+def active_scope() -> Scope | None:
+    """The innermost scope that binds something: a tenant, or a reason to do without one."""
+    scope = _current.get()
+    while scope is not None and (scope.over or (scope.context is None and scope.reason is None)):
+        scope = scope.outer
+
+    return scope
+
+
+def without_tenant(owner: object) -> Scope:
+    """A scope in which no tenant is current, whatever is current outside."""
+    scope = Scope(owner)
+    scope.outer = None
+    return scope
+
+
+class Enterable:
+    """A scope as a context manager and as a decorator, reusable and safe to share between tasks.
+
+    Subclasses say in `_open` what is entered.
+    """
+
+    def __init__(self) -> None:
+        self._entered: list[Scope] = []
+
+    def _open(self) -> Scope:
+        raise NotImplementedError
+
+    def _keep(self, scope: Scope) -> Scope:
+        self._entered.append(scope)
+        return scope
+
+    def _take(self, *, alone: bool = False) -> Scope:
+        """The scope that is being left: the innermost one here, or one entered elsewhere."""
+        scope = _current.get()
+        while scope is not None and (scope.owner is not self or scope not in self._entered):
+            scope = scope.outer
+
+        if scope is None:
+            if alone and len(self._entered) > 1:
+                raise RuntimeError(
+                    f"This {type(self).__name__} was entered {len(self._entered)} times and is "
+                    "left where none of them is known: build one scope per block."
+                )
+
+            scope = self._entered[-1]
+
+        self._entered.remove(scope)
+        return scope
+
+
+class SyncScope(Enterable, Generic[_Given_co]):
+    """The `with` form. As a decorator it serves functions, coroutines and generators alike."""
+
+    def __enter__(self) -> _Given_co:
+        return cast(_Given_co, self._keep(self._open()).context)
+
+    def __exit__(self, *error: object) -> None:
+        self._take().leave()
+
+    def __call__(self, function: _F, /) -> _F:
+        return cast(_F, decorated(function, self._open))
+
+
+class AsyncScope(Enterable, Generic[_Given_co]):
+    """Async version of `SyncScope`."""
+
+    async def __aenter__(self) -> _Given_co:
+        return cast(_Given_co, self._keep(await self._aopen()).context)
+
+    async def __aexit__(self, *error: object) -> None:
+        self._take().leave()
+
+    def __call__(self, function: _F, /) -> _F:
+        return cast(_F, adecorated(function, self._aopen))
+
+    async def _aopen(self) -> Scope:
+        return self._open()
+
+
+class tenant_scope(SyncScope[TenantContext]):
+    """`with tenant_scope("acme"):` makes a tenant current, for this block, thread and task."""
+
+    def __init__(self, tenant: TenantId | TenantContext, /) -> None:
+        super().__init__()
+        self._context = as_context(tenant)
+
+    def _open(self) -> Scope:
+        return Scope(self, self._context)
+
+
+class atenant_scope(AsyncScope[TenantContext]):
+    """Async version of `tenant_scope`."""
+
+    def __init__(self, tenant: TenantId | TenantContext, /) -> None:
+        super().__init__()
+        self._context = as_context(tenant)
+
+    def _open(self) -> Scope:
+        return Scope(self, self._context)
+
+
+class unscoped(SyncScope[None]):
+    """The loud way through the wall: every tenant's rows, for a stated reason, which is logged.
+
+    Reading only, unless `write=True`. A session used under a tenant cannot be used here.
+    """
+
+    def __init__(self, reason: str, /, *, write: bool = False) -> None:
+        super().__init__()
+        if not isinstance(reason, str) or not reason.strip():
+            raise ValueError("unscoped() needs a reason, as in unscoped('nightly report')")
+
+        self._reason = reason
+        self._write = write
+
+    def _open(self) -> Scope:
+        scope = Scope(self, None, self._reason, self._write)
+        _log.warning(
+            "unscoped: %s",
+            self._reason,
+            extra={
+                "event": "unscoped",
+                "reason": self._reason,
+                "write": self._write,
+                "call_site": _call_site(),
+            },
+        )
+        return scope
+
+
+def decorated(function: Callable[..., Any], open_: Callable[[], Scope]) -> Callable[..., Any]:
+    """The function in a scope that is opened anew for every call."""
+    if is_async(function):
+
+        async def aopen() -> Scope:
+            return open_()
+
+        return adecorated(function, aopen)
+
+    if inspect.isgeneratorfunction(function):
+        return _stepwise(function, open_)
+
+    @functools.wraps(function)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        scope = open_()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            scope.leave()
+
+    return plain
+
+
+def adecorated(
+    function: Callable[..., Any], aopen: Callable[[], Coroutine[Any, Any, Scope]]
+) -> Callable[..., Any]:
+    """Async version of `decorated`."""
+    if not is_async(function):
+        raise TypeError(
+            f"This scope decorates async functions only, and {function!r} is not one: "
+            "use its sync version."
+        )
+
+    if inspect.isasyncgenfunction(function):
+        return _astepwise(function, aopen)
+
+    @functools.wraps(function)
+    async def coroutine(*args: Any, **kwargs: Any) -> Any:
+        scope = await aopen()
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            scope.leave()
+
+    return coroutine
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _opened(scope: Scope) -> Scope:
+    scope.leave()
+    return scope
+
+
+def _again(scope: Scope) -> Scope:
+    return Scope(scope.owner, scope.context, scope.reason, scope.write)
+
+
+def _stepwise(
+    function: Callable[..., Generator[Any, Any, Any]], open_: Callable[[], Scope]
+) -> Callable[..., Generator[Any, Any, Any]]:
+    """Bind the tenant while the generator's own body runs, not while its consumer does."""
+
+    @functools.wraps(function)
+    def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        opened = _opened(open_())
+        body = function(*args, **kwargs)
+        step: Callable[[Any], Any] = body.send
+        value: Any = None
+        while True:
+            scope = _again(opened)
+            try:
+                item = step(value)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                scope.leave()
+
+            try:
+                value, step = (yield item), body.send
+            except GeneratorExit:
+                scope = _again(opened)
+                try:
+                    body.close()
+                finally:
+                    scope.leave()
+
+                raise
+            except BaseException as error:  # noqa: BLE001 - handed on to the body
+                value, step = error, body.throw
+
+    return generator
+
+
+def _astepwise(
+    function: Callable[..., AsyncGenerator[Any, Any]],
+    aopen: Callable[[], Coroutine[Any, Any, Scope]],
+) -> Callable[..., AsyncGenerator[Any, Any]]:
+    """Async version of `_stepwise`."""
+
+    @functools.wraps(function)
+    async def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        opened = _opened(await aopen())
+        body = function(*args, **kwargs)
+        step: Callable[[Any], Any] = body.asend
+        value: Any = None
+        while True:
+            scope = _again(opened)
+            try:
+                item = await step(value)
+            except StopAsyncIteration:
+                return
+            finally:
+                scope.leave()
+
+            try:
+                value, step = (yield item), body.asend
+            except GeneratorExit:
+                scope = _again(opened)
+                try:
+                    await body.aclose()
+                finally:
+                    scope.leave()
+
+                raise
+            except BaseException as error:  # noqa: BLE001 - handed on to the body
+                value, step = error, body.athrow
+
+    return generator
+
+
+def as_context(tenant: TenantId | TenantContext) -> TenantContext:
+    return tenant if isinstance(tenant, TenantContext) else TenantContext(tenant)
+
+
+def drop(awaitable: object) -> None:
+    """Nobody will await it, and nobody needs a warning besides the error."""
+    if inspect.iscoroutine(awaitable):
+        awaitable.close()
+
+
+def _check(tenant: object) -> None:
+    if isinstance(tenant, str):
+        if tenant.strip():
+            return
+
+        raise refused(MalformedTenantError(f"A tenant cannot be blank, but got {tenant!r}."))
+
+    if isinstance(tenant, (int, uuid.UUID)) and not isinstance(tenant, bool):
+        return
+
+    if inspect.isawaitable(tenant):
+        drop(tenant)
+        raise refused(
+            ConfigurationError(
+                "A tenant must be a str, an int or a UUID, but got an awaitable: "
+                "await it first, or use AsyncSessionScope(resolve_tenant=...)."
+            )
+        )
+
+    raise refused(
+        ConfigurationError(
+            f"A tenant must be a str, an int or a UUID, not {type(tenant).__name__}."
+        )
+    )
+
+
+def _call_site() -> str:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("partywall."):
+        frame = frame.f_back
+
+    return "unknown" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"

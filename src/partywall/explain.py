@@ -1,0 +1,52 @@
+"""What keeps a statement inside its tenant, for people to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Engine
+
+from .engines import walled_dialect
+from .ownership import Ownership
+from .wall import Wall
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`tables` says by what each owned table in the statement is guarded; `sql` is what would run."""
+
+    tables: dict[str, str]
+    sql: str
+
+    def __str__(self) -> str:
+        guards = "\n".join(f"{table}: {guard}" for table, guard in self.tables.items())
+        return f"{guards or 'No owned table.'}\n\n{self.sql}"
+
+
+def explain(statement: Any, bind: Any) -> Explanation:
+    """How a statement would be kept inside the tenant on this engine, connection or session."""
+    compiled = statement.compile(dialect=walled_dialect(_engine(bind)))
+    guarded = compiled.guarded if isinstance(compiled, Wall) else {}
+    return Explanation({name: _guard(owned) for name, owned in guarded.items()}, str(compiled))
+
+
+def _engine(bind: Any) -> Engine:
+    if hasattr(bind, "get_bind"):
+        bind = bind.get_bind()
+
+    bind = getattr(bind, "sync_engine", getattr(bind, "sync_connection", bind))
+    engine: Engine = bind.engine
+    return engine
+
+
+def _guard(ownership: Ownership) -> str:
+    if ownership.column is not None:
+        guard = f"column {ownership.column.name}"
+    else:
+        guard = "through " + " and ".join(
+            f"{', '.join(column.name for column in path.local)} -> {path.parent.name}"
+            for path in ownership.paths
+        )
+
+    return f"{guard}, or shared" if ownership.shared else guard

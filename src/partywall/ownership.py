@@ -1,0 +1,597 @@
+"""Which tables are owned, and by which column or path.
+
+Ownership sits on tables, not on classes: every mapping, alias and Core use of an owned table is
+owned with it. Nothing here looks at rows; `predicate` turns ownership into conditions.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast, overload
+from weakref import WeakSet
+
+from sqlalchemy import Column, ForeignKeyConstraint, Table, event
+from sqlalchemy.orm import (
+    Mapper,
+    RelationshipProperty,
+    class_mapper,
+    configure_mappers,
+    registry,
+)
+from sqlalchemy.orm.exc import UnmappedClassError, UnmappedColumnError
+from sqlalchemy.orm.interfaces import MANYTOONE
+from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql.elements import BinaryExpression, ColumnElement
+from sqlalchemy.sql.expression import FromClause, TableClause
+from sqlalchemy.types import TypeEngine
+
+from .errors import ConfigurationError, refused
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What the developer said about a model or a table."""
+
+    column: str
+    through: str | None
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """From a row to the row that it belongs with: `local` columns equal the `parent`'s `remote`."""
+
+    local: tuple[Column[Any], ...]
+    parent: Table
+    remote: tuple[Column[Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """A table belongs to tenants by its own column or, without one, by every one of its paths."""
+
+    table: Table
+    column: Column[Any] | None
+    paths: tuple[Path, ...] = ()
+    shared: bool = False
+
+    @property
+    def type(self) -> TypeEngine[Any] | None:
+        return None if self.column is None else self.column.type
+
+
+@overload
+def tenant_aware(cls: _T, /) -> _T: ...
+
+
+@overload
+def tenant_aware(
+    cls: None = None, /, *, column: str = ..., through: str | None = ..., shared: bool = ...
+) -> Callable[[_T], _T]: ...
+
+
+def tenant_aware(
+    cls: _T | None = None,
+    /,
+    *,
+    column: str = "tenant_id",
+    through: str | None = None,
+    shared: bool = False,
+) -> _T | Callable[[_T], _T]:
+    """Mark a model: from now on the rows of its table belong to tenants.
+
+    `column` is the attribute or column that holds the tenant; `through` names a relationship, a
+    foreign-key column or a referred table instead, for a table that belongs to whom its parent
+    belongs. `shared=True` shows the rows without a tenant to everyone and lets nobody change them.
+    Marking a mixin or an abstract base marks every model below it.
+    """
+    mark = Mark(column, through, shared)
+
+    def decorate(cls: _T) -> _T:
+        if not isinstance(cls, type):
+            raise refused(
+                ConfigurationError(
+                    f"@tenant_aware marks a class, not {type(cls).__name__}. "
+                    "For a Table use tenant_table(table)."
+                )
+            )
+
+        earlier = cls.__dict__.get(_MARK)
+        if earlier is not None and earlier != mark:
+            raise refused(
+                ConfigurationError(
+                    f"{cls.__name__} is marked twice and differently: {earlier} and {mark}.",
+                    model=cls.__name__,
+                )
+            )
+
+        for mapper in tuple(_mappers_below(cls)):
+            _own_mapper(mapper, mark)
+
+        setattr(cls, _MARK, mark)
+        _changed()
+        return cls
+
+    return decorate if cls is None else decorate(cls)
+
+
+def tenant_table(
+    table: Table, /, *, column: str = "tenant_id", through: str | None = None, shared: bool = False
+) -> Table:
+    """Mark a Core table, as `tenant_aware` marks a model."""
+    own(table, column=column, through=through, shared=shared)
+    _changed()
+    return table
+
+
+def own(
+    table: Table, /, *, column: str = "tenant_id", through: str | None = None, shared: bool = False
+) -> Table:
+    """`tenant_table` without installing anything."""
+    if not isinstance(table, Table):
+        raise refused(
+            ConfigurationError(
+                f"tenant_table() marks a Table, not {type(table).__name__}. "
+                "For a model use @tenant_aware."
+            )
+        )
+
+    mark = Mark(column, through, shared)
+    held = next((found for found in table.columns if column in (found.key, found.name)), None)
+    if through is None and held is None:
+        raise refused(
+            ConfigurationError(
+                f"Table {table.name!r} has no column {column!r} to hold the tenant. Add it, or "
+                "name another with tenant_table(table, column=...) or through=....",
+                table=table.name,
+                column=column,
+            )
+        )
+
+    _own_table(table, _Entry(table.name, mark, None), None if through else held)
+    return table
+
+
+def owned(
+    table: FromClause, default_schema: str | None = None, anywhere: bool = False
+) -> Ownership | None:
+    """The ownership of a table, or of the owned table that an ad-hoc construct or a copy names.
+
+    `anywhere`: a schema says nothing, because it is translated or an attached file has one.
+    """
+    if not isinstance(table, TableClause):
+        return None
+
+    entry = _entry_of(table)
+    if entry is not None:
+        return entry.ownership or _resolve(cast(Table, table), entry)
+
+    if isinstance(table, Table) and table.foreign_keys:
+        _own_associations()
+        entry = _entry_of(table)
+        if entry is not None:
+            return entry.ownership or _resolve(table, entry)
+
+    hidden = getattr(table.schema, "quote", None) is False and not _is_word(table.schema)
+    anywhere = anywhere or hidden
+    for named in tuple(_named.get(table.name.casefold(), ())):
+        if _entry_of(named) is None:
+            continue
+
+        if anywhere or _place(named, default_schema) == _place(table, default_schema):
+            return owned(named)
+
+    return None
+
+
+def owned_names() -> frozenset[str]:
+    """The case-folded names of all owned tables."""
+    return _names_as_of(marks())
+
+
+@functools.lru_cache(maxsize=1)
+def _names_as_of(marks: int) -> frozenset[str]:
+    return frozenset(name for name, tables in _named.items() if tables)
+
+
+def tenant_types(names: Iterable[str]) -> list[TypeEngine[Any]]:
+    """The types of the tenant columns of the tables with these case-folded names."""
+    tables = [table for name in names for table in _named.get(name, ())]
+    found = [ownership.type for ownership in map(owned, tables) if ownership is not None]
+    return [type_ for type_ in found if type_ is not None]
+
+
+def marks() -> int:
+    """Changes whenever a table becomes owned: what was compiled before that is out of date."""
+    _own_associations()
+    return _marks
+
+
+def tenant_attributes(mapper: Mapper[Any]) -> tuple[tuple[str, Ownership], ...]:
+    """The attributes of a mapped class that hold the tenant."""
+    return _facts(mapper).attributes
+
+
+def owns_rows(mapper: Mapper[Any]) -> bool:
+    """Whether objects of this class belong to tenants."""
+    return _facts(mapper).owns
+
+
+_T = TypeVar("_T", bound=type[Any])
+_MARK = "__partywall__"
+_ENTRY = "_partywall"
+_FACTS = "_partywall_facts"
+
+_lock = threading.RLock()
+_marks = 0
+_associations_as_of: tuple[int, int] | None = None
+_registries: WeakSet[registry] = WeakSet()
+_mappers = 0
+_named: dict[str, WeakSet[Table]] = {}
+
+
+class _Entry:
+    """What is known of one marked table; kept on the table itself, so that it dies with it."""
+
+    __slots__ = ("mapper", "mark", "name", "ownership", "resolving")
+
+    def __init__(self, name: str, mark: Mark | None, mapper: Mapper[Any] | None) -> None:
+        self.name = name
+        self.mark = mark
+        self.mapper = mapper
+        self.ownership: Ownership | None = None
+        self.resolving = False
+
+    def __reduce__(self) -> Any:
+        # A pickled table comes back unmarked, and is then known by its name.
+        return (_no_entry, ())
+
+
+def _no_entry() -> None:
+    return None
+
+
+def _entry_of(table: FromClause) -> _Entry | None:
+    entry: _Entry | None = vars(table).get(_ENTRY)
+    return entry
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    marks: int
+    owns: bool
+    attributes: tuple[tuple[str, Ownership], ...]
+
+
+def _facts(mapper: Mapper[Any]) -> _Facts:
+    known: _Facts | None = getattr(mapper, _FACTS, None)
+    if known is not None and known.marks == _marks:
+        return known
+
+    as_of = _marks
+    owns = False
+    attributes = []
+    for table in mapper.tables:
+        ownership = owned(table)
+        if ownership is None:
+            continue
+
+        owns = True
+        column: Any = column_of(table, ownership)
+        with suppress(UnmappedColumnError):
+            if column is not None:
+                attributes.append((mapper.get_property_by_column(column).key, ownership))
+
+    facts = _Facts(as_of, owns, tuple(attributes))
+    setattr(mapper, _FACTS, facts)
+    return facts
+
+
+def column_of(table: FromClause, ownership: Ownership) -> Any:
+    """The tenant column of a table or copy, by its name in the database."""
+    if ownership.column is None:
+        return None
+
+    return next((c for c in table.c if same_name(c.name, ownership.column.name)), None)
+
+
+def _is_word(name: Any) -> bool:
+    return all(part.isidentifier() for part in str(name).split("."))
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names may be one in the database: most of them do not tell the case apart."""
+    return one.casefold() == other.casefold()
+
+
+def _own_mapper(mapper: Mapper[Any], mark: Mark) -> None:
+    model = mapper.class_.__name__
+    column: Any = None
+    if mark.through is None:
+        column = mapper.columns.get(mark.column)
+        if column is None:
+            columns = (column for table in mapper.tables for column in table.columns)
+            column = next((found for found in columns if found.name == mark.column), None)
+
+        if not isinstance(column, Column):
+            raise refused(
+                ConfigurationError(
+                    f"{model} has no column {mark.column!r} to hold the tenant. Add it, name "
+                    f"another with @tenant_aware(column=...), or the parent that {model} belongs "
+                    "to with @tenant_aware(through=...).",
+                    model=model,
+                    column=mark.column,
+                )
+            )
+
+    table = mapper.local_table if column is None else column.table
+    _own_table(table, _Entry(model, mark, mapper), column)
+    for level in mapper.iterate_to_root():
+        other = level.local_table
+        if other is table or not isinstance(other, Table) or _entry_of(other):
+            continue
+
+        own = None if column is None else other.c.get(column.key)
+        entry = _Entry(model, mark, level)
+        if own is None and level.inherit_condition is not None:
+            entry.ownership = Ownership(other, None, (_inherited(level, other),), mark.shared)
+
+        if own is not None or entry.ownership is not None:
+            _own_table(other, entry, own)
+
+
+def _own_table(table: FromClause, entry: _Entry, column: Column[Any] | None) -> None:
+    if not isinstance(table, Table):
+        raise refused(
+            ConfigurationError(
+                f"{entry.name} is not mapped to a table. Mark the tables it selects from instead.",
+                model=entry.name,
+            )
+        )
+
+    earlier = _entry_of(table)
+    if earlier is not None:
+        if earlier.mark is not None and earlier.mark != entry.mark:
+            raise refused(
+                ConfigurationError(
+                    f"Table {table.name!r} is marked twice and differently: "
+                    f"{earlier.mark} and {entry.mark}.",
+                    table=table.name,
+                )
+            )
+
+        return
+
+    if column is not None and entry.mark is not None:
+        entry.ownership = Ownership(table, column, (), entry.mark.shared)
+
+    with _lock:
+        vars(table)[_ENTRY] = entry
+        _named.setdefault(table.name.casefold(), WeakSet()).add(table)
+
+
+def _inherited(level: Mapper[Any], table: Table) -> Path:
+    """From the sub-table of a joined hierarchy to the table above it."""
+    pairs = []
+    for element in visitors.iterate(cast(ColumnElement[Any], level.inherit_condition)):
+        if isinstance(element, BinaryExpression) and element.operator is operators.eq:
+            left, right = element.left, element.right
+            pairs.append((left, right) if left.table is table else (right, left))
+
+    return _path(pairs)
+
+
+def path_of(constraint: ForeignKeyConstraint) -> Path:
+    return _path((key.parent, key.column) for key in constraint.elements)
+
+
+def mapper_of(table: Table) -> Mapper[Any] | None:
+    """The mapper with which a table was marked."""
+    entry = _entry_of(table)
+    return None if entry is None else entry.mapper
+
+
+def _path(pairs: Iterable[tuple[Any, Any]]) -> Path:
+    local, remote = zip(*pairs, strict=True)
+    return Path(tuple(local), remote[0].table, tuple(remote))
+
+
+def _resolve(table: Table, entry: _Entry) -> Ownership:
+    """Follow `through`; only now, because relationships may name classes that came later."""
+    mark = entry.mark
+    if mark is None or mark.through is None:
+        raise refused(ConfigurationError(f"Table {table.name!r} has no tenant column."))
+
+    if entry.mapper is not None and _is_relationship(entry.mapper, mark.through):
+        # By now the classes that it names exist. This may resolve the table on its way.
+        configure_mappers()
+
+    with _lock:
+        if entry.ownership is not None:
+            return entry.ownership
+
+        if entry.resolving:
+            raise refused(
+                ConfigurationError(f"{entry.name} belongs through {mark.through!r} to itself.")
+            )
+
+        entry.resolving = True
+        try:
+            path = _through(table, entry, mark.through)
+            if owned(path.parent) is None:
+                raise refused(
+                    ConfigurationError(
+                        f"{entry.name} belongs through {mark.through!r} to {path.parent.name!r}, "
+                        "which is not owned. Mark it with @tenant_aware first.",
+                        model=entry.name,
+                    )
+                )
+        finally:
+            entry.resolving = False
+
+        entry.ownership = Ownership(table, None, (path,), mark.shared)
+        return entry.ownership
+
+
+def _is_relationship(mapper: Mapper[Any], name: str) -> bool:
+    return isinstance(mapper._init_properties.get(name), RelationshipProperty)
+
+
+def _through(table: Table, entry: _Entry, through: str) -> Path:
+    name = through
+    if entry.mapper is not None:
+        if _is_relationship(entry.mapper, through):
+            relationship = entry.mapper.relationships[through]
+            if relationship.direction is MANYTOONE:
+                return _path(relationship.local_remote_pairs)
+
+        mapped = entry.mapper.columns.get(through)
+        name = through if mapped is None else mapped.key
+
+    for constraint in table.foreign_key_constraints:
+        if name in constraint.column_keys or constraint.referred_table.name == name:
+            return path_of(constraint)
+
+    raise refused(
+        ConfigurationError(
+            f"{entry.name} cannot belong through {through!r}: it is neither a many-to-one "
+            "relationship, nor a column with a foreign key, nor a table it refers to.",
+            model=entry.name,
+        )
+    )
+
+
+def _own_associations() -> None:
+    """A `secondary` with a foreign key to an owned table is owned without being marked.
+
+    The mappers are read as far as they are known: to configure them here would be too early for a
+    relationship to a class that is yet to come.
+    """
+    global _associations_as_of
+    while _associations_as_of != (_marks, _mappers):
+        with _lock:
+            # Set first: asking what is owned on the way comes back here.
+            _associations_as_of = (_marks, _mappers)
+            for mapper in _known_mappers():
+                for relationship in mapper._init_properties.values():
+                    if isinstance(relationship, RelationshipProperty):
+                        secondary = _secondary(relationship, mapper)
+                        if isinstance(secondary, Table):
+                            _own_association(secondary)
+
+
+def _known_mappers() -> Iterator[Mapper[Any]]:
+    # Not `registry.mappers`: it fails while one of its classes is being mapped.
+    for known in tuple(_registries):
+        for manager in tuple(known._managers):
+            if manager.is_mapped:
+                yield manager.mapper
+
+
+def _secondary(relationship: RelationshipProperty[Any], mapper: Mapper[Any]) -> Any:
+    secondary: Any = relationship._init_args.secondary
+    said = getattr(relationship, "secondary", None)
+    if said is None:
+        said = secondary.argument if secondary.resolved is None else secondary.resolved
+
+    if isinstance(said, str):
+        return mapper.registry.metadata.tables.get(said)
+
+    if callable(said) and not isinstance(said, FromClause):
+        # It may name what does not exist yet; then it is asked again.
+        with suppress(Exception):
+            return said()
+
+    return said
+
+
+def _own_association(table: Table) -> None:
+    if _entry_of(table) is not None:
+        return
+
+    parents = [(key, owned(key.referred_table)) for key in table.foreign_key_constraints]
+    owners = [(key, owner) for key, owner in parents if owner is not None]
+    if not owners:
+        return
+
+    names = [owner.column.name for _, owner in owners if owner.column is not None]
+    column = next((column for column in table.columns if column.name in names), None)
+    paths = (path_of(key) for key, _ in owners)
+    entry = _Entry(table.name, None, None)
+    entry.ownership = Ownership(table, column, () if column is not None else tuple(paths))
+    _own_table(table, entry, None)
+    _changed()
+
+
+def _place(table: TableClause, default_schema: str | None) -> str:
+    schema = table.schema or default_schema or ""
+    if getattr(schema, "quote", None) is False:
+        schema = schema.rpartition(".")[2]
+
+    return schema.casefold()
+
+
+def _changed() -> None:
+    global _marks
+    with _lock:
+        _marks += 1
+
+    while _on_first_mark:
+        _on_first_mark.pop()()
+
+
+def _install() -> None:
+    event.listen(Mapper, "after_mapper_constructed", _own_if_marked)
+    event.listen(Mapper, "after_configured", _resolve_all)
+
+
+_on_first_mark: list[Callable[[], None]] = [_install]
+
+
+def on_first_mark(install: Callable[[], None]) -> Callable[[], None]:
+    """Marking is installing: `install` runs once, when the first model or table is marked."""
+    _on_first_mark.append(install)
+    return install
+
+
+def _own_if_marked(mapper: Mapper[Any], cls: type[Any]) -> None:
+    global _mappers
+    _mappers += 1
+    _registries.add(mapper.registry)
+    mark = getattr(cls, _MARK, None)
+    if mark is None and mapper.inherits is not None and not mapper.concrete:
+        entry = _entry_of(mapper.inherits.local_table)
+        mark = None if entry is None else entry.mark
+
+    marked = None if mapper.inherits else _entry_of(mapper.local_table)
+    if marked is not None:
+        # The newest: mappers can be cleared away and made anew.
+        marked.mapper = mapper
+
+    if mark is not None:
+        _own_mapper(mapper, mark)
+        _changed()
+
+
+def _resolve_all() -> None:
+    """Tell of a wrong `through` when the mappers are configured, not at the first statement."""
+    global _associations_as_of
+    _associations_as_of = None
+    _own_associations()
+    for tables in tuple(_named.values()):
+        for table in tuple(tables):
+            owned(table)
+
+
+def _mappers_below(cls: type[Any]) -> Iterator[Mapper[Any]]:
+    with suppress(UnmappedClassError):
+        mapper = class_mapper(cls, configure=False)
+        _registries.add(mapper.registry)
+        yield mapper
+
+    for below in cls.__subclasses__():
+        yield from _mappers_below(below)

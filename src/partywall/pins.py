@@ -1,0 +1,193 @@
+"""A session serves one tenant: whose it is, and what it may answer from memory.
+
+Only the use of owned rows pins a session. Global tables may be read under any tenant, or none.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy.orm import Session, class_mapper
+
+from .context import Scope, TenantId, active_scope
+from .errors import CrossTenantAccessError, MissingTenantContextError, refused
+from .ownership import owns_rows, tenant_attributes
+from .predicate import same_tenant
+
+_PIN = "_partywall_pin"
+_SESSIONS = "_partywall_sessions"
+
+if TYPE_CHECKING:
+
+    class _IdentityMap:
+        _dict: dict[Any, Any]
+        _partywall_pin: Pin
+
+        def get(self, key: Any, default: Any = None) -> Any: ...
+        def __getitem__(self, key: Any) -> Any: ...
+        def values(self) -> list[Any]: ...
+
+else:
+    _IdentityMap = object
+
+
+class Pin:
+    """Whose a session is: a tenant's, or (None) that of an unscoped block."""
+
+    __slots__ = ("busy", "flushing", "forged", "scope", "tenant")
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.tenant: TenantId | None = None if scope.context is None else scope.context.tenant_id
+        self.busy = False
+        self.flushing = False
+        self.forged: set[Any] = set()
+
+    def serves(self, scope: Scope) -> bool:
+        if scope is self.scope:
+            return True
+
+        if scope.context is None or self.tenant is None:
+            return scope.context is None and self.tenant is None
+
+        return same_tenant(scope.context.tenant_id, self.tenant)
+
+
+def pin(session: Any, scope: Scope) -> Pin:
+    """The first use decides whose the session is; nobody else uses it until it is emptied."""
+    mine: Any = getattr(session, _PIN, None)
+    held = session.identity_map
+    if mine is not None and mine.scope is scope and getattr(held, _PIN, None) is mine:
+        return cast(Pin, mine)
+
+    if mine is None or not mine.serves(scope):
+        if mine is not None and (mine.busy or session.new or session.deleted or len(held)):
+            raise refused(_other_tenant(mine, scope))
+
+        mine = Pin(scope)
+        setattr(session, _PIN, mine)
+
+    mine.scope = scope
+    if getattr(held, _PIN, None) is not mine:
+        mine.forged.clear()
+        if len(held):
+            held.__class__ = _pinned(type(held))
+        else:
+            # Not a change of class: an object of its own keeps its attributes fast.
+            held = session.identity_map = _pinned(type(held))()
+
+        setattr(held, _PIN, mine)
+
+    return cast(Pin, mine)
+
+
+def pin_of(session: Any) -> Pin | None:
+    mine: Pin | None = getattr(session, _PIN, None)
+    return mine
+
+
+def follow(session: Session, connection: Any) -> None:
+    """Remember for whom a connection works: rarely more than one session."""
+    others = [link for link in vars(connection).get(_SESSIONS, ()) if link() not in (None, session)]
+    setattr(connection, _SESSIONS, [*others, weakref.ref(session)])
+
+
+def leave(connection: Any) -> Any:
+    """Forget it for a while; give what is returned to `resume`."""
+    links = vars(connection).get(_SESSIONS, ())
+    setattr(connection, _SESSIONS, ())
+    return links
+
+
+def resume(connection: Any, links: Any) -> None:
+    setattr(connection, _SESSIONS, links)
+
+
+def sessions_of(connection: Any) -> list[Any]:
+    """The sessions that are in a transaction on a connection."""
+    sessions = [link() for link in vars(connection).get(_SESSIONS, ())]
+    return [session for session in sessions if session is not None and session.in_transaction()]
+
+
+class _PinnedIdentityMap(_IdentityMap):
+    """Answers from memory only under the tenant that the session serves."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        if key not in self._dict:
+            return default
+
+        self._refuse_others(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: Any) -> Any:
+        if key in self._dict:
+            self._refuse_others(key)
+
+        return super().__getitem__(key)
+
+    def values(self) -> list[Any]:
+        for key in self._dict:
+            self._refuse_others(key)
+
+        return super().values()
+
+    def _refuse_others(self, key: Any) -> None:
+        scope = active_scope()
+        mine = self._partywall_pin
+        if scope is mine.scope or (scope is not None and mine.serves(scope)):
+            if mine.forged and key in mine.forged:
+                _refuse_forged(self._dict[key], scope)
+
+            return
+
+        if owns_rows(class_mapper(key[0])):
+            raise refused(
+                MissingTenantContextError() if scope is None else _other_tenant(mine, scope)
+            )
+
+
+def _refuse_forged(state: Any, scope: Scope) -> None:
+    """An object that was attached may have got another tenant's values since."""
+    for key, ownership in tenant_attributes(state.mapper):
+        value = state.dict.get(key)
+        if value is None or scope.context is None:
+            continue
+
+        tenant = scope.context.tenant_id
+        if not same_tenant(value, tenant, ownership.type):
+            raise refused(belongs_elsewhere(state, value, tenant))
+
+
+def belongs_elsewhere(state: Any, found: Any, tenant: TenantId) -> CrossTenantAccessError:
+    model = state.class_.__name__
+    return CrossTenantAccessError(
+        f"This {model} belongs to tenant {found!r}, but the current tenant is {tenant!r}.",
+        model=model,
+        found=found,
+        current=tenant,
+    )
+
+
+_pinned_classes: dict[Any, Any] = {}
+
+
+def _pinned(base: Any) -> Any:
+    known = _pinned_classes.get(base)
+    if known is None:
+        pinned = type("PinnedIdentityMap", (_PinnedIdentityMap, base), {})
+        known = _pinned_classes[base] = _pinned_classes[pinned] = pinned
+
+    return known
+
+
+def _other_tenant(mine: Pin, scope: Scope) -> CrossTenantAccessError:
+    current = None if scope.context is None else scope.context.tenant_id
+    serves = "an unscoped block" if mine.tenant is None else f"tenant {mine.tenant!r}"
+    now = "this is unscoped" if current is None else f"the current tenant is {current!r}"
+    return CrossTenantAccessError(
+        f"This session serves {serves}, but {now}. "
+        "Use a session of its own, or close() this one first.",
+        found=mine.tenant,
+        current=current,
+    )

@@ -1,0 +1,289 @@
+"""The condition that keeps one owned table, or an alias or copy of it, inside the current tenant."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from typing import Any
+
+from sqlalchemy import (
+    BindParameter,
+    Enum,
+    Integer,
+    LargeBinary,
+    Numeric,
+    String,
+    Uuid,
+    and_,
+    or_,
+    select,
+)
+from sqlalchemy.dialects.mysql.base import MySQLDialect
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import BinaryExpression, ColumnClause, ColumnElement
+from sqlalchemy.sql.expression import FromClause
+from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
+
+from .context import Scope, TenantId, active_scope
+from .errors import MalformedTenantError, MissingTenantContextError, refused
+from .ownership import Ownership, Path, owned
+
+
+class TenantParameter(BindParameter[Any]):
+    """Stands for the current tenant.
+
+    The value is read when the statement executes, so one compiled statement serves all tenants.
+    """
+
+    inherit_cache = True
+
+    def __init__(self, key: str, type_: TypeEngine[Any]) -> None:
+        super().__init__(key, None, type_=type_, callable_=tenant_now)
+
+    @property
+    def effective_value(self) -> Any:
+        # NULL, which no row equals, for those who compile without a tenant to look at the SQL.
+        scope = active_scope()
+        return None if scope is None else tenant_value(scope, self.type)
+
+
+class ExactParameter(TenantParameter):
+    """In text on MySQL, where a collation may take 'acme' and 'ACME' for one another."""
+
+    __visit_name__ = "partywall_exact_parameter"
+    inherit_cache = True
+
+
+class GuardColumn(ColumnClause[Any]):
+    """A column of a FROM, by name alone: it brings no FROM of its own into a statement."""
+
+    inherit_cache = True
+
+    @property
+    def _from_objects(self) -> list[FromClause]:
+        return []
+
+
+class Bytes(ColumnElement[bytes]):
+    """A string as bytes, for a comparison that no collation takes part in."""
+
+    __visit_name__ = "partywall_bytes"
+    inherit_cache = True
+
+    _traverse_internals = [  # noqa: RUF012  the form that SQLAlchemy asks for
+        ("element", InternalTraversal.dp_clauseelement)
+    ]
+
+    def __init__(self, element: ColumnElement[Any]) -> None:
+        self.element = element
+        self.type = LargeBinary()
+
+
+def tenant_value(scope: Scope, type_: TypeEngine[Any] | None) -> Any:
+    """The scope's tenant as a value of a column's type."""
+    value = scope.fitted.get(type_)
+    if value is None and scope.context is not None and type_ is not None:
+        value = scope.fitted[type_] = fit(scope.context.tenant_id, type_)
+
+    return value
+
+
+def scope_now() -> Scope:
+    """The scope of the tenant that a statement runs for."""
+    scope = active_scope()
+    if scope is None or scope.context is None:
+        raise refused(MissingTenantContextError())
+
+    return scope
+
+
+def tenant_now() -> TenantId:
+    context = scope_now().context
+    assert context is not None
+    return context.tenant_id
+
+
+def tenant_parameter(type_: TypeEngine[Any]) -> TenantParameter:
+    """One parameter for all columns of a type, so that a statement binds the tenant once."""
+    key = type_._static_cache_key
+    same = key if isinstance(key, tuple) else id(type_)
+    known = _parameters.get(same)
+    if known is None:
+        suffix = f"_{len(_parameters)}" if _parameters else ""
+        known = _parameters.setdefault(same, TenantParameter(f"partywall_tenant{suffix}", type_))
+
+    return known
+
+
+def condition(
+    ownership: Ownership, table: FromClause, dialect: Dialect, *, changing: bool = False
+) -> ColumnElement[bool]:
+    """True for the rows of `table` that the current tenant sees or, when `changing`, may change."""
+    if ownership.column is not None:
+        column = column_in(table, ownership.column)
+        mine = _equals_tenant(column, ownership.column.type, dialect)
+        nobody = [_is_null(column)]
+    else:
+        mine = and_(*(_reaches(path, table, dialect, changing) for path in ownership.paths))
+        nobody = [_is_null(column_in(table, c)) for path in ownership.paths for c in path.local]
+
+    return or_(mine, and_(*nobody)) if ownership.shared and not changing else mine
+
+
+def absent(table: FromClause, ownership: Ownership) -> ColumnElement[bool]:
+    """True where an outer join found no row of `table`."""
+    key = ownership.table.primary_key.columns or ownership.table.columns
+    return and_(*(_is_null(column_in(table, column)) for column in key))
+
+
+def column_in(table: FromClause, column: ColumnClause[Any]) -> GuardColumn:
+    return GuardColumn(column.name, column.type, _selectable=table)
+
+
+@functools.lru_cache(maxsize=16384, typed=True)
+def fit(tenant: TenantId, type_: TypeEngine[Any]) -> Any:
+    """The tenant as a value of a column's type; one that does not fit is an error, never a match."""
+    fitted = _fitted(tenant, type_)
+    if fitted is None:
+        raise refused(
+            MalformedTenantError(
+                f"Tenant {tenant!r} does not fit a tenant column of type {type_!r}.",
+                tenant=tenant,
+                type=repr(type_),
+            )
+        )
+
+    return fitted
+
+
+def _fitted(tenant: TenantId, type_: TypeEngine[Any]) -> Any:
+    if isinstance(type_, TypeDecorator):
+        return str(tenant) if isinstance(tenant, int) and may_collate(type_) else tenant
+
+    if isinstance(type_, NullType):
+        return tenant
+
+    if isinstance(type_, Uuid):
+        found = _as_uuid(tenant)
+        return found if type_.as_uuid or found is None else str(found)
+
+    if isinstance(type_, Enum):
+        return _as_enum(tenant, type_)
+
+    if isinstance(type_, (Integer, Numeric)):
+        return _as_int(tenant)
+
+    text = str(tenant)
+    fits = isinstance(type_, String) and (type_.length is None or len(text) <= type_.length)
+    return text if fits else None
+
+
+def same_tenant(value: Any, tenant: TenantId, type_: TypeEngine[Any] | None = None) -> bool:
+    """Whether a value names the tenant: as it was given, or as a column of the type holds it."""
+    if value == tenant:
+        return not isinstance(value, bool)
+
+    if type_ is None or isinstance(value, bool):
+        return not isinstance(value, bool) and str(value) == str(tenant)
+
+    fitted = fit(tenant, type_)
+    if value == fitted:
+        return True
+
+    return isinstance(value, (str, int, uuid.UUID)) and _fitted(value, type_) == fitted
+
+
+_parameters: dict[Any, TenantParameter] = {}
+
+
+def _equals_tenant(
+    column: GuardColumn, type_: TypeEngine[Any], dialect: Dialect
+) -> ColumnElement[bool]:
+    parameter = tenant_parameter(type_)
+    equal: ColumnElement[bool] = BinaryExpression(column, parameter, operators.eq)
+    if not may_collate(type_):
+        return equal
+
+    # A collation may take 'acme', 'ACME' and 'acme ' for one another. The plain comparison finds
+    # the index, the exact one decides.
+    if isinstance(dialect, MySQLDialect):
+        return and_(equal, same_bytes(column, parameter))
+
+    if getattr(plain(type_), "collation", None) is not None:
+        exact = "C" if dialect.name == "postgresql" else "BINARY"
+        return and_(equal, column.collate(exact) == parameter)
+
+    return equal
+
+
+def may_collate(type_: TypeEngine[Any]) -> bool:
+    """Whether the database compares values of a type as text, as far as can be told."""
+    bare = plain(type_)
+    return isinstance(bare, (String, NullType)) and not isinstance(bare, Enum)
+
+
+def plain(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    return type_.impl_instance if isinstance(type_, TypeDecorator) else type_
+
+
+def same_bytes(one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement[bool]:
+    return BinaryExpression(Bytes(one), Bytes(other), operators.eq)
+
+
+def _reaches(
+    path: Path, table: FromClause, dialect: Dialect, changing: bool
+) -> ColumnElement[bool]:
+    """EXISTS the row it belongs with. The wall guards that SELECT like any other."""
+    parent = path.parent.alias()
+    links: list[ColumnElement[bool]] = [
+        BinaryExpression(column_in(parent, remote), column_in(table, local), operators.eq)
+        for local, remote in zip(path.local, path.remote, strict=True)
+    ]
+    above = owned(path.parent) if changing else None
+    if above is not None and shows_shared_rows(above):
+        # What hangs under a row that everybody sees is changed by nobody either.
+        links.append(condition(above, parent, dialect, changing=True))
+
+    row = select(column_in(parent, path.remote[0])).select_from(parent)
+    return row.where(*links).correlate(None).exists()
+
+
+def shows_shared_rows(ownership: Ownership) -> bool:
+    parents = (owned(path.parent) for path in ownership.paths)
+    return ownership.shared or any(
+        parent is not None and shows_shared_rows(parent) for parent in parents
+    )
+
+
+def _is_null(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    return column.is_(None)
+
+
+def _as_int(tenant: TenantId) -> int | None:
+    if isinstance(tenant, int):
+        return tenant
+
+    text = str(tenant)
+    plain = text.isascii() and text.removeprefix("-").isdigit() and len(text) < 20
+    return int(text) if plain and str(int(text)) == text else None
+
+
+def _as_uuid(tenant: TenantId) -> uuid.UUID | None:
+    if isinstance(tenant, uuid.UUID):
+        return tenant
+
+    try:
+        found = uuid.UUID(str(tenant))
+    except ValueError:
+        return None
+
+    return found if str(tenant).lower() in (str(found), found.hex) else None
+
+
+def _as_enum(tenant: TenantId, type_: Enum) -> Any:
+    if type_.enum_class is None:
+        return tenant if tenant in type_.enums else None
+
+    return type_.enum_class.__members__.get(str(tenant))

@@ -1,0 +1,467 @@
+"""Where a request says whose turn it is. The same functions serve ASGI scopes and WSGI environs.
+
+They read what the request claims and refuse what cannot be a tenant. Only `claim` proves anything:
+behind the others, check that the caller may act for the tenant, or let a proxy set them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import re
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Future
+from time import monotonic
+from typing import Any, cast
+from urllib.parse import unquote
+
+from .context import drop
+from .errors import ConfigurationError, MalformedTenantError, UnknownTenantError, refused
+from .middleware import Found, Request, ResolveTenant, ResolveTenantNow
+
+Convert = Callable[[str], Any]
+Claims = Mapping[str, Any]
+Verify = Callable[[str], Claims | None | Awaitable[Claims | None]]
+Lookup = Callable[[Any], Found | Awaitable[Found]]
+
+# ASCII alone: no look-alikes, no control characters, no separators of lists and paths.
+TENANT = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?"
+TOKEN = r"[\x21-\x2b\x2d-\x7e]{1,4096}"
+
+_LONGEST = 4096
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(r"(?P<name>[a-z0-9._-]{1,254}|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_QUOTED = re.compile(r'^"(.*)"$')
+
+
+def header(name: str, *, pattern: str = TENANT, convert: Convert = str) -> ResolveTenantNow:
+    """The tenant is a header's value. Given twice, or as a list, it is refused."""
+    source = f"header {name!r}"
+    read = _reader(name)
+    accept = _accepting(pattern, convert, source)
+
+    def resolve(request: Request) -> Found:
+        values = read(request)
+        return accept(_only(values, source)) if values else None
+
+    return resolve
+
+
+def cookie(name: str, *, pattern: str = TENANT, convert: Convert = str) -> ResolveTenantNow:
+    """The tenant is a cookie's value. Sent twice, as by a neighbouring domain, it is refused."""
+    read = _reader("cookie")
+    accept = _accepting(pattern, convert, f"cookie {name!r}")
+
+    def resolve(request: Request) -> Found:
+        pairs = [
+            pair.strip(" \t").split("=", 1) for line in read(request) for pair in line.split(";")
+        ]
+        values = [pair[1] for pair in pairs if len(pair) == 2 and pair[0] == name]
+        if not values:
+            return None
+
+        return accept(_QUOTED.sub(r"\1", _only(values, f"cookie {name!r}")))
+
+    return resolve
+
+
+def subdomain(
+    domain: str,
+    *,
+    trust_forwarded_host: bool = False,
+    public: Iterable[str] = ("www",),
+    convert: Convert = str,
+) -> ResolveTenantNow:
+    """`acme.example.com` under the domain `example.com`. Any other host has no tenant.
+
+    `X-Forwarded-Host` counts only with `trust_forwarded_host=True`: behind a proxy that sets it.
+    """
+    suffix = "." + domain.lower().strip(".")
+    not_tenants = frozenset(public)
+    accept = _accepting(_LABEL, convert, "subdomain")
+
+    def resolve(request: Request) -> Found:
+        host = _host(request, trust_forwarded_host)
+        if host is None or not host.endswith(suffix):
+            return None
+
+        label = host.removesuffix(suffix)
+        return None if label in not_tenants else accept(label)
+
+    return resolve
+
+
+def path_prefix(
+    before: str = "", *, pattern: str = TENANT, convert: Convert = str
+) -> ResolveTenantNow:
+    """`/acme/invoices`, or below `path_prefix("/api")` `/api/acme/invoices`. The path stays as it is."""
+    start = "/" + before.strip("/") + "/" if before.strip("/") else "/"
+    accept = _accepting(pattern, convert, "path")
+
+    def resolve(request: Request) -> Found:
+        path, raw = _path(request)
+        if not path.startswith(start) or path == start:
+            return None
+
+        if any(segment in (".", "..") for segment in path.split("/")):
+            raise _malformed("path", "dot segments")
+
+        segment = path[len(start) :].split("/", 1)[0]
+        # "/acme%2fx" and "/acme/x" are different addresses that decode alike.
+        sent = None if raw is None else raw.split("/")[start.count("/") :][:1]
+        if sent is not None and [unquote(part) for part in sent] != [segment]:
+            raise _malformed("path", "encoded slash")
+
+        return accept(segment)
+
+    return resolve
+
+
+def claim(name: str, verify: Verify) -> ResolveTenant:
+    """The tenant is a claim of the request's bearer token, which `verify` checks and opens.
+
+    `verify` receives the token and returns its claims, or None if it does not hold; it may be
+    async (ASGI). `pyjwt(...)` makes one.
+    """
+
+    read = _reader("authorization")
+
+    def resolve(request: Request) -> Found | Awaitable[Found]:
+        values = read(request)
+        if not values:
+            return None
+
+        scheme, _, token = _only(values, "header 'authorization'").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+
+        token = token.strip(" ")
+        if not re.fullmatch(TOKEN, token):
+            raise _malformed("token", "not a token")
+
+        claims = verify(token)
+        return later(claims) if inspect.isawaitable(claims) else opened(claims)
+
+    async def later(claims: Awaitable[Claims | None]) -> Found:
+        return opened(await claims)
+
+    def opened(claims: Claims | None) -> Found:
+        if claims is None:
+            raise _malformed("token", "not valid")
+
+        tenant = claims.get(name)
+        if tenant is None:
+            return None
+
+        if isinstance(tenant, bool) or not isinstance(tenant, (str, int, uuid.UUID)):
+            raise _malformed(f"claim {name!r}", f"a {type(tenant).__name__}")
+
+        if isinstance(tenant, str) and not (tenant.strip() and tenant.isprintable()):
+            raise _malformed(f"claim {name!r}", "not printable")
+
+        return tenant
+
+    return resolve
+
+
+def pyjwt(key: Any, *, algorithms: Iterable[str], **options: Any) -> Callable[[str], Claims | None]:
+    """A `verify` for `claim`, by PyJWT (the extra `jwt`). Options are those of `jwt.decode`."""
+    import jwt
+
+    allowed = list(algorithms)
+    if not allowed or any(algorithm.lower() == "none" for algorithm in allowed):
+        raise ConfigurationError("pyjwt() needs the algorithms you sign with, as in ['RS256'].")
+
+    if options.get("options", {}).get("verify_signature", True) is not True:
+        raise ConfigurationError("pyjwt() always verifies the signature.")
+
+    def verify(token: str) -> Claims | None:
+        try:
+            claims: Claims = jwt.decode(token, key, algorithms=allowed, **options)
+        except jwt.InvalidTokenError:
+            return None
+
+        return claims
+
+    return verify
+
+
+def chain(*resolvers: ResolveTenant) -> ResolveTenant:
+    """The first tenant that one of them finds. A malformed one is refused, not passed over."""
+
+    def resolve(request: Request) -> Found | Awaitable[Found]:
+        return first(request, 0)
+
+    def first(request: Request, start: int) -> Found | Awaitable[Found]:
+        for position, resolver in enumerate(resolvers[start:], start):
+            found = resolver(request)
+            if inspect.isawaitable(found):
+                return rest(request, found, position + 1)
+
+            if found is not None:
+                return found
+
+        return None
+
+    async def rest(request: Request, waiting: Awaitable[Found], position: int) -> Found:
+        found = await waiting
+        if found is None:
+            later = first(request, position)
+            found = await later if inspect.isawaitable(later) else later
+
+        return found
+
+    return resolve
+
+
+def cached(find: ResolveTenant, lookup: Lookup, *, ttl: float = 60.0, size: int = 1024) -> Cached:
+    """Look up the tenant of what `find` reads from the request, such as an API key.
+
+    `lookup` may be async; None is "no such tenant", which is remembered too, apart from the
+    tenants, so that guessing does not push them out. One lookup serves all who wait for it.
+    """
+    return Cached(find, lookup, ttl=ttl, size=size)
+
+
+class Cached:
+    def __init__(self, find: ResolveTenant, lookup: Lookup, *, ttl: float, size: int) -> None:
+        if ttl <= 0 or size < 1:
+            raise ValueError(
+                f"cached() needs a ttl above 0 and a size of 1 or more, got {ttl}, {size}."
+            )
+
+        self._find = find
+        self._lookup = lookup
+        self._is_async = inspect.iscoroutinefunction(lookup) or inspect.iscoroutinefunction(
+            getattr(lookup, "__call__", None)  # noqa: B004 - its kind is asked for
+        )
+        self._known = _Remembered(ttl, size)
+        self._unknown = _Remembered(ttl, size)
+        self._lock = threading.Lock()
+        self._age = 0
+        self._flights: dict[Any, Future[Found]] = {}
+        self._tasks: dict[Any, asyncio.Task[Found]] = {}
+
+    def __call__(self, request: Request) -> Found | Awaitable[Found]:
+        key = self._find(request)
+        return self._afind(key) if inspect.isawaitable(key) else self._tenant_of(key)
+
+    def forget(self, key: Any = None) -> None:
+        """Look this key up anew, or all of them: after a key is revoked, a tenant is added."""
+        with self._lock:
+            self._age += 1
+            self._known.forget(key)
+            self._unknown.forget(key)
+
+    async def _afind(self, waiting: Awaitable[Any]) -> Found:
+        found = self._tenant_of(await waiting)
+        return await found if inspect.isawaitable(found) else found
+
+    def _tenant_of(self, key: Any) -> Found | Awaitable[Found]:
+        if key is None:
+            return None
+
+        with self._lock:
+            found = self._known.get(key)
+            if found is not None:
+                return cast(Found, found)
+
+            unknown = self._unknown.get(key) is not None
+            age = self._age
+
+        if unknown:
+            raise refused(UnknownTenantError())
+
+        return self._fly_async(key, age) if self._is_async else self._fly(key, age)
+
+    async def _fly_async(self, key: Any, age: int) -> Found:
+        flight = (asyncio.get_running_loop(), key, age)
+        task = self._tasks.get(flight)
+        if task is None:
+            # A task of its own: it goes on for the others when the first who asked is gone.
+            task = self._tasks[flight] = asyncio.create_task(self._look(key, age))
+            task.add_done_callback(lambda task: self._landed(flight, task))
+
+        return _known(await asyncio.shield(task))
+
+    async def _look(self, key: Any, age: int) -> Found:
+        return self._remembered(key, await cast(Awaitable[Found], self._lookup(key)), age)
+
+    def _landed(self, flight: Any, task: asyncio.Task[Found]) -> None:
+        self._tasks.pop(flight, None)
+        if not task.cancelled():
+            # Marks it as retrieved: those who asked may all be gone.
+            task.exception()
+
+    def _fly(self, key: Any, age: int) -> Found:
+        with self._lock:
+            flight = self._flights.get((key, age))
+            if flight is not None:
+                leads = False
+            else:
+                leads = True
+                flight = self._flights[key, age] = Future()
+
+        if leads:
+            self._lead(flight, key, age)
+
+        return _known(flight.result())
+
+    def _lead(self, flight: Future[Found], key: Any, age: int) -> None:
+        try:
+            found = self._lookup(key)
+            if inspect.isawaitable(found):
+                drop(found)
+                raise ConfigurationError(
+                    "cached() got an awaitable from a plain function: make the lookup 'async def'."
+                )
+
+            flight.set_result(self._remembered(key, found, age))
+        except BaseException as error:  # noqa: BLE001 - raised for all who wait
+            flight.set_exception(error)
+        finally:
+            with self._lock:
+                del self._flights[key, age]
+
+    def _remembered(self, key: Any, found: Found, age: int) -> Found:
+        with self._lock:
+            if age == self._age:
+                if found is None:
+                    self._unknown.set(key, True)
+                else:
+                    self._known.set(key, found)
+
+        return found
+
+
+class _Remembered:
+    """A bounded mapping whose entries expire; the least recently used one goes first."""
+
+    def __init__(self, ttl: float, size: int) -> None:
+        self._ttl = ttl
+        self._size = size
+        self._entries: OrderedDict[Any, tuple[float, Any]] = OrderedDict()
+
+    def get(self, key: Any) -> Any:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+
+        if entry[0] <= monotonic():
+            del self._entries[key]
+            return None
+
+        self._entries.move_to_end(key)
+        return entry[1]
+
+    def set(self, key: Any, value: Any) -> None:
+        self._entries[key] = (monotonic() + self._ttl, value)
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._size:
+            self._entries.popitem(last=False)
+
+    def forget(self, key: Any) -> None:
+        if key is None:
+            self._entries.clear()
+        else:
+            self._entries.pop(key, None)
+
+
+def _known(found: Found) -> Found:
+    if found is None:
+        raise refused(UnknownTenantError())
+
+    return found
+
+
+def _reader(name: str) -> Callable[[Request], list[str]]:
+    """All values of a header, as many as there are lines of it."""
+    wire = name.lower().encode("ascii")
+    variable = "HTTP_" + name.upper().replace("-", "_")
+
+    def read(request: Request) -> list[str]:
+        if "REQUEST_METHOD" in request:
+            return [request[variable]] if variable in request else []
+
+        return [value.decode("latin-1") for key, value in request["headers"] if key == wire]
+
+    return read
+
+
+def _only(values: list[str], source: str) -> str:
+    if len(values) > 1:
+        raise _malformed(source, "given more than once")
+
+    return values[0].strip(" \t")
+
+
+def _accepting(pattern: str, convert: Convert, source: str) -> Callable[[str], Found]:
+    matches = functools.lru_cache(maxsize=1024)(re.compile(pattern).fullmatch)
+
+    def accept(value: str) -> Found:
+        # What is too long is not remembered.
+        if len(value) > _LONGEST or not matches(value):
+            raise _malformed(source, "not a tenant's name")
+
+        if convert is str:
+            return value
+
+        try:
+            tenant: Found = convert(value)
+        except (ValueError, TypeError):
+            raise _malformed(source, "not convertible") from None
+
+        return tenant
+
+    return accept
+
+
+_read_host = _reader("host")
+_read_forwarded_host = _reader("x-forwarded-host")
+
+
+def _host(request: Request, trust_forwarded_host: bool) -> str | None:
+    source = "header 'host'"
+    hosts = _read_forwarded_host(request) if trust_forwarded_host else []
+    if hosts:
+        source = "header 'x-forwarded-host'"
+    else:
+        hosts = _read_host(request)
+
+    if not hosts:
+        return None
+
+    host = _only(hosts, source)
+    found = _HOST.fullmatch(host.lower())
+    if found is None:
+        raise _malformed("host", "not a host")
+
+    return found["name"].removesuffix(".")
+
+
+def _path(request: Request) -> tuple[str, str | None]:
+    """The path below the application's root, decoded and (ASGI) as it was sent."""
+    if "REQUEST_METHOD" in request:
+        return request.get("PATH_INFO", ""), None
+
+    root = request.get("root_path", "").rstrip("/")
+    raw = request.get("raw_path")
+    sent = None if raw is None else raw.decode("latin-1").split("?", 1)[0]
+    return _below(root, request["path"]), None if sent is None else _below(root, sent)
+
+
+def _below(root: str, path: str) -> str:
+    return path[len(root) :] if root and path.startswith(root + "/") else path
+
+
+def _malformed(source: str, reason: str) -> MalformedTenantError:
+    """Without the value, which may be a secret or made to spoil a log."""
+    return refused(
+        MalformedTenantError(
+            f"The tenant in the {source} is malformed: {reason}.", source=source, reason=reason
+        )
+    )

@@ -1,0 +1,292 @@
+"""Text inside statements: what is not SQL expression language is read word by word."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy.dialects.mysql.base import MySQLDialect
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import ClauseElement, ColumnElement, TextClause
+from sqlalchemy.sql.selectable import FromClause, TextualSelect
+from sqlalchemy.types import NullType, String
+
+from . import rawsql
+from .compilers import Compiler
+from .errors import ConfigurationError, UnscopedStatementError, refused
+from .froms import leaves, source
+from .ownership import Ownership, owned, owned_names, tenant_types
+from .positions import tables_in
+from .predicate import ExactParameter, TenantParameter
+
+# Where SQLite keeps the tables of the database itself; other schemas are attached files.
+_HERE = (None, "main", "temp")
+
+# Operators such as `->>` are text too, but bring nothing in and break nothing.
+# A word that does not qualify another.
+_WORDS = re.compile(r"""\w+(?!\w|["`\]]?\s*\.)""")
+_PLAIN_TYPE = re.compile(
+    r"(?:\w+|double precision|(?:character|bit) varying|(?:un)?signed integer)"
+    r"(?:\(\d+(?:, ?\d+)?\))?(?: with(?:out)? time zone)?(?:\[\])*",
+    re.IGNORECASE,
+)
+_PLAIN_LITERAL = re.compile(r"-?[\d.]+|null|true|false|[a-z]?'(?:[^'\\]|'')*'", re.IGNORECASE)
+_TELLING = frozenset(string.ascii_letters + "_'\"`\\()[];#")
+
+
+class Criteria(ClauseElement):
+    """What the developer wrote in WHERE or ON, and the conditions that it must not undo."""
+
+    __visit_name__ = "partywall_criteria"
+
+    def __init__(self, written: Iterable[Any], conditions: Iterable[ColumnElement[bool]]) -> None:
+        self.written = [clause.self_group(against=operators.and_) for clause in written]
+        self.conditions = [clause.self_group(against=operators.and_) for clause in conditions]
+
+
+class Texts(Compiler):
+    """Collects the text fragments of a statement and judges them together, when all are known."""
+
+    unsupported: str | None = None
+    done = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.guarded: dict[str, Ownership] = {}
+        self.fragments: list[str] = []
+        self.raw_parts = 0
+        # The tables, CTEs and targets that were rendered, by case-folded name.
+        self.rendered: Counter[str] = Counter()
+        self._trusted = False
+        self._vouched_for = False
+        super().__init__(*args, **kwargs)
+        if self.fragments:
+            self._refuse_fragments()
+
+        if getattr(self, "statement", None) is not None and not self._vouched_for:
+            self._refuse_more_tables()
+
+        self.done = True
+
+    def visit_textclause(
+        self, textclause: TextClause, add_to_result_map: Any = None, **kw: Any
+    ) -> str:
+        outer = self._trusted
+        if _is_whole(self):
+            if isinstance(textclause, rawsql.TenantText):
+                self._trusted = True
+                self.rendered.update(self._tables_in(textclause.text))
+                textclause = self._bound(textclause)
+            elif self._defines(textclause):
+                self._trusted = self._vouched_for = True
+
+        if (_is_whole(self) or kw.get("asfrom")) and not self._trusted:
+            self.refuse_names(textclause.text)
+
+        try:
+            return super().visit_textclause(textclause, add_to_result_map, **kw)
+        finally:
+            self._trusted = outer
+
+    def _bound(self, textclause: rawsql.TenantText) -> rawsql.TenantText:
+        """`:tenant` as a value of the tenant column's type, where the text names but one type."""
+        types = {repr(type_): type_ for type_ in tenant_types(self._scan(textclause.text).names)}
+        type_ = textclause.tenant_type
+        if isinstance(type_, NullType) and len(types) == 1:
+            type_ = types.popitem()[1]
+
+        exact = isinstance(self.dialect, MySQLDialect) and isinstance(type_, (String, NullType))
+        return textclause.bound_to((ExactParameter if exact else TenantParameter)("tenant", type_))
+
+    def visit_partywall_exact_parameter(self, parameter: ExactParameter, **kw: Any) -> str:
+        collation = "utf8mb4_nopad_bin" if self.dialect.is_mariadb else "utf8mb4_0900_bin"
+        bound = self.visit_bindparam(parameter, **kw)
+        return f"(CONVERT({bound} USING utf8mb4) COLLATE {collation})"
+
+    def post_process_text(self, text: str) -> str:
+        self.note(text)
+        return super().post_process_text(text)
+
+    def escape_literal_column(self, text: str) -> str:
+        self.note(text)
+        return super().escape_literal_column(text)
+
+    def visit_extract(self, extract: Any, **kw: Any) -> str:
+        self.note(extract.field)
+        return super().visit_extract(extract, **kw)
+
+    def visit_function(self, func: Any, *args: Any, **kw: Any) -> str:
+        if rawsql.runs_sql(func.name) and owned_names():
+            raise refused(raw_sql([]))
+
+        return super().visit_function(func, *args, **kw)
+
+    def visit_typeclause(self, typeclause: Any, *args: Any, **kw: Any) -> Any:
+        rendered = super().visit_typeclause(typeclause, *args, **kw)
+        # None: MySQL leaves out a CAST that it does not know.
+        if rendered is not None and not _PLAIN_TYPE.fullmatch(rendered):
+            self.note(rendered)
+
+        return rendered
+
+    def render_bind_cast(self, type_: Any, dbapi_type: Any, sqltext: str) -> str:
+        rendered = super().render_bind_cast(type_, dbapi_type, sqltext)
+        if not _PLAIN_TYPE.fullmatch(rendered.rpartition("::")[2]):
+            self.note(rendered)
+
+        return rendered
+
+    def render_literal_value(self, value: Any, type_: Any) -> str:
+        rendered = super().render_literal_value(value, type_)
+        if not _PLAIN_LITERAL.fullmatch(rendered):
+            self.note(rendered)
+            if self.done and (self.guarded or owned_names() & self._scan(rendered).names):
+                # Rendered when the statement executes, past the last look.
+                raise refused(raw_sql([]))
+
+        return rendered
+
+    def visit_cte(self, cte: Any, asfrom: bool = False, **kw: Any) -> Any:
+        if asfrom:
+            named = cte if cte._cte_alias is None else cte._cte_alias
+            self.rendered[str(named.name).casefold()] += 1
+
+        return super().visit_cte(cte, asfrom=asfrom, **kw)
+
+    def get_from_hint_text(self, table: FromClause, text: str | None) -> Any:
+        self.note(text or "")
+        return super().get_from_hint_text(table, text)
+
+    def get_crud_hint_text(self, table: FromClause, text: str | None) -> Any:
+        self.note(text or "")
+        return super().get_crud_hint_text(table, text)
+
+    def get_statement_hint_text(self, hint_texts: Sequence[str]) -> str:
+        self.note(" ".join(hint_texts))
+        return super().get_statement_hint_text(hint_texts)
+
+    def note(self, text: str) -> None:
+        if not self._trusted:
+            self.raw_parts += 1
+            if not _TELLING.isdisjoint(text) or "--" in text or "/*" in text:
+                self.fragments.append(text)
+
+    def _defines(self, textclause: TextClause) -> bool:
+        """DDL, whose own texts are compiled by a compiler that has no statement."""
+        statement = getattr(self, "statement", None)
+        return statement is None or (not self.stack and self._scan(textclause.text).is_definition)
+
+    def refuse_names(self, text: str) -> None:
+        names = owned_names()
+        hidden = names & self._tables_in(text).keys()
+        if hidden or (names and self._scan(text).opaque):
+            raise refused(raw_sql(hidden))
+
+    def _refuse_fragments(self) -> None:
+        facts = [self._scan(fragment) for fragment in self.fragments]
+        if self.guarded and any(fact.breaks_out for fact in facts):
+            raise refused(
+                UnscopedStatementError(
+                    "A text fragment in this statement could undo its tenant condition: it leaves "
+                    "a parenthesis, a quote or a comment open, or holds a semicolon. Close it, or "
+                    "bind the value as a parameter."
+                )
+            )
+
+        if any(fact.opaque for fact in facts) and owned_names():
+            raise refused(raw_sql([]))
+
+    def _refuse_more_tables(self) -> None:
+        """The last look at the SQL: it names no owned table that was not rendered as one.
+
+        Text, names that go unquoted, types and constructs of the developer's own all end here.
+        """
+        names = owned_names()
+        words = Counter(word for word in _WORDS.findall(self.string.casefold()) if word in names)
+        plain = self.string.isascii() and "u&" not in self.string.casefold()
+        spaced = self.raw_parts and not all(map(str.isidentifier, names))
+        if words <= self.rendered and plain and not spaced:
+            return
+
+        counts = self._tables_in(self.string)
+        hidden = [name for name in names & counts.keys() if counts[name] > self.rendered[name]]
+        if hidden:
+            raise refused(raw_sql(hidden))
+
+    def owned(self, from_: FromClause) -> Ownership | None:
+        table = source(from_)
+        anywhere = bool(self.schema_translate_map) or (
+            self.dialect.name == "sqlite" and getattr(table, "schema", None) not in _HERE
+        )
+        ownership = owned(table, self.dialect.default_schema_name, anywhere)
+        if ownership is None:
+            return None
+
+        if self.unsupported is not None:
+            raise refused(ConfigurationError(self.unsupported, table=ownership.table.name))
+
+        self.guarded[getattr(from_, "name", ownership.table.name)] = ownership
+        return ownership
+
+    def _tables_in(self, text: str) -> Counter[str]:
+        return tables_in(text, hash_comments=isinstance(self.dialect, MySQLDialect))
+
+    def _scan(self, text: str) -> rawsql.Scan:
+        return rawsql.scan(text, hash_comments=isinstance(self.dialect, MySQLDialect))
+
+
+class ReadOnly(Compiler):
+    """For unscoped blocks without `write=True`: owned tables are read, and nothing else."""
+
+    def visit_insert(self, insert_stmt: Any, *args: Any, **kw: Any) -> str:
+        self._refuse_write(insert_stmt)
+        return super().visit_insert(insert_stmt, *args, **kw)
+
+    def visit_update(self, update_stmt: Any, *args: Any, **kw: Any) -> str:
+        self._refuse_write(update_stmt)
+        return super().visit_update(update_stmt, *args, **kw)
+
+    def visit_delete(self, delete_stmt: Any, *args: Any, **kw: Any) -> str:
+        self._refuse_write(delete_stmt)
+        return super().visit_delete(delete_stmt, *args, **kw)
+
+    def visit_textclause(self, textclause: TextClause, *args: Any, **kw: Any) -> str:
+        facts = rawsql.scan(textclause.text)
+        if _is_whole(self) and not (facts.reads_only or facts.is_definition):
+            names = owned_names()
+            changed = names & tables_in(textclause.text).keys()
+            if changed or (names and facts.opaque):
+                raise refused(only_reads(changed))
+
+        return super().visit_textclause(textclause, *args, **kw)
+
+    def _refuse_write(self, statement: Any) -> None:
+        for leaf in leaves(statement.table):
+            ownership = owned(source(leaf), self.dialect.default_schema_name)
+            if ownership is not None:
+                raise refused(only_reads([ownership.table.name]))
+
+
+def _is_whole(compiler: Compiler) -> bool:
+    """Whether the text that is visited is a statement of its own."""
+    return not compiler.stack or isinstance(compiler.stack[-1]["selectable"], TextualSelect)
+
+
+def raw_sql(names: Iterable[str]) -> UnscopedStatementError:
+    named = ", ".join(repr(name) for name in sorted(names)) or "something that cannot be read"
+    return UnscopedStatementError(
+        f"Raw SQL names owned tables ({named}). Use select() and its kin, or write the whole "
+        'statement with tenant_text("... WHERE tenant_id = :tenant").',
+        tables=sorted(names),
+    )
+
+
+def only_reads(names: Iterable[str]) -> UnscopedStatementError:
+    named = ", ".join(repr(name) for name in sorted(names))
+    return UnscopedStatementError(
+        f"This unscoped block only reads, and the statement changes {named}. "
+        'Open it with unscoped("why", write=True).',
+        tables=sorted(names),
+    )

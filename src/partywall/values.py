@@ -1,0 +1,480 @@
+"""What statements write: the tenant column holds the current tenant, and no row moves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from sqlalchemy import Table, case, select
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.elements import (
+    BindParameter,
+    Cast,
+    ClauseElement,
+    ColumnClause,
+    ColumnElement,
+    Grouping,
+    Label,
+    Null,
+    TypeCoerce,
+)
+from sqlalchemy.sql.selectable import FromClause, Select, TableClause
+from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
+
+from .context import TenantId
+from .errors import CrossTenantAccessError, UnscopedStatementError, refused
+from .froms import leaves
+from .ownership import Ownership, column_of, same_name
+from .predicate import (
+    TenantParameter,
+    condition,
+    may_collate,
+    same_bytes,
+    same_tenant,
+    scope_now,
+    tenant_now,
+    tenant_parameter,
+    tenant_value,
+)
+from .references import UNKNOWN, Given, Reference, references_in
+from .texts import Criteria, Texts
+
+# What Alembic calls the copy that takes the place of a table on SQLite.
+_MIGRATED = "_alembic_tmp_"
+
+
+class Prepared:
+    """A statement whose compile state is ready; the dialect's own visitor takes it from here."""
+
+    def __init__(self, state: Any) -> None:
+        self._state = state
+
+    def _compile_state_factory(self, *_: Any, **__: Any) -> Any:
+        return self._state
+
+
+class Values(Texts):
+    """INSERT, upserts and the SET of an UPDATE."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.references: list[Reference] = []
+        # Where the developer may name a tenant: a parameter's key, the column's type, and whether
+        # it may be left empty. The current tenant is put there in any case.
+        self._named: dict[str, tuple[TypeEngine[Any], bool]] = {}
+        super().__init__(*args, **kwargs)
+        self.tenants = {
+            name: self._named.get(bind.key, (bind.type, True))
+            for bind, name in self.bind_names.items()
+            if isinstance(bind, TenantParameter) or bind.key in self._named
+        }
+        self.needs_tenant = bool(self.guarded or self.tenants)
+
+    def bind_tenant(self, rows: Iterable[MutableMapping[str, Any]]) -> None:
+        """Put the current tenant into the parameters of an execution; refuse any other."""
+        scope = scope_now()
+        for name, (type_, optional) in self.tenants.items():
+            fitted = tenant_value(scope, type_)
+            for row in rows:
+                given = row[name]
+                row[name] = fitted
+                if given is None and optional:
+                    continue
+
+                if given != fitted or given is True:
+                    _refuse_other(given, tenant_now(), type_)
+
+    def visit_insert(
+        self, insert_stmt: Any, visited_bindparam: Any = None, visiting_cte: Any = None, **kw: Any
+    ) -> str:
+        kw.pop("asfrom", None)
+        state = insert_stmt._compile_state_factory(insert_stmt, self, **kw)
+        ownership = self.owned(state.statement.table)
+        self.rendered[state.statement.table.name.casefold()] += 1
+        if state.statement.table.name.startswith(_MIGRATED):
+            self._refuse_migration(state.statement)
+
+        if ownership is not None:
+            self.refuse_replacing(state.statement, ownership)
+            if ownership.column is not None:
+                self._stamp(state, ownership)
+
+            self._write_inserted_references(state, ownership)
+
+        return super().visit_insert(
+            Prepared(state), visited_bindparam=visited_bindparam, visiting_cte=visiting_cte, **kw
+        )
+
+    def visit_on_conflict_do_update(self, on_conflict: Any, **kw: Any) -> str:
+        table = self.stack[-1]["selectable"].table
+        ownership = self.owned(table)
+        if ownership is not None:
+            on_conflict = on_conflict._clone()
+            values = dict(on_conflict.update_values_to_set)
+            self.state_tenant(values, table, ownership)
+            self.write_references(ownership, table, [values])
+            on_conflict.update_values_to_set = list(values.items())
+            where = on_conflict.update_whereclause
+            on_conflict.update_whereclause = Criteria(
+                [] if where is None else [where], [self._mine(ownership, table)]
+            )
+
+        return super().visit_on_conflict_do_update(on_conflict, **kw)
+
+    def visit_on_duplicate_key_update(self, on_duplicate: Any, **kw: Any) -> str:
+        # MySQL has no WHERE here: each column keeps its value where the row is not the tenant's.
+        table = self.current_executable.table
+        ownership = self.owned(table)
+        if ownership is not None:
+            inserted = on_duplicate.inserted_alias
+            on_duplicate = on_duplicate._clone()
+            values = dict(on_duplicate.update)
+            self.state_tenant(values, table, ownership)
+            values = {key: _kept(value) for key, value in values.items()}
+            self.write_references(ownership, table, [values])
+            column = column_of(inserted, ownership)
+            mine = self._mine(ownership, table)
+            if column is not None:
+                # Drivers send this part of an executemany without parameters. What is inserted
+                # holds the tenant.
+                held = column_of(table, ownership)
+                mine = same_bytes(held, column) if may_collate(held.type) else held == column
+
+            named = {key: table.c.get(key if isinstance(key, str) else key.key) for key in values}
+            on_duplicate.update = {
+                key: value if named[key] is None else case((mine, value), else_=named[key])
+                for key, value in values.items()
+            }
+
+        return super().visit_on_duplicate_key_update(on_duplicate, **kw)
+
+    def _mine(self, ownership: Ownership, table: FromClause) -> ColumnElement[bool]:
+        return condition(ownership, table, self.dialect, changing=True)
+
+    def _stamp(self, state: Any, ownership: Ownership) -> None:
+        statement = state.statement
+        column = column_of(statement.table, ownership)
+        if column is None:
+            statement = state.statement = _with_tenant_column(statement, ownership)
+            column = column_of(statement.table, ownership)
+
+        if statement._select_names:
+            state.statement = self._stamp_select(statement, column, ownership)
+            state._dict_parameters = dict.fromkeys(state.statement._select_names, Null())
+        elif state._has_multi_parameters:
+            state._multi_parameters = [dict(row) for row in state._multi_parameters]
+            state._dict_parameters = state._multi_parameters[0]
+            for place, row in enumerate(state._multi_parameters):
+                suffix = f"_m{place}"
+                self.state_tenant(row, statement.table, ownership, adding=True, suffix=suffix)
+        elif not self.states_all_columns(state, column, adding=True):
+            state._dict_parameters = dict(state._dict_parameters or {})
+            state._no_parameters = False
+            self.state_tenant(
+                state._dict_parameters, statement.table, ownership, adding=True, given=True
+            )
+
+    def state_tenant(
+        self,
+        values: dict[Any, Any],
+        table: FromClause,
+        ownership: Ownership,
+        *,
+        main: bool = True,
+        given: bool = False,
+        adding: bool = False,
+        suffix: str = "",
+    ) -> None:
+        """Whatever spells the tenant column here is checked, and the current tenant stands there.
+
+        `main`: a string key means this table; `given`: so does a key of the execution's
+        parameters; `adding`: a row is new, the column must be there and may have been left empty;
+        `suffix`: SQLAlchemy's own for the parameters of one row of several.
+        """
+        column = column_of(table, ownership)
+        if column is None or ownership.column is None:
+            return
+
+        type_ = ownership.column.type
+        keys = [key for key in values if _means(key, column, table, main)]
+        for key in keys:
+            value = _bare(values[key])
+            if not isinstance(value, ClauseElement):
+                value = values[key] = BindParameter(None, value, type_=type_, unique=True)
+
+            if isinstance(value, BindParameter):
+                # Only the column's own type says how the value is written.
+                values[key] = value._with_binary_element_type(type_)
+                self._named[value.key] = (type_, adding)
+            elif self._holds_tenant(value) or (adding and isinstance(value, Null)):
+                values[key] = tenant_parameter(type_)
+            else:
+                raise refused(_moves(ownership))
+
+        if keys:
+            return
+
+        stated = given and any(_means(key, column, table, True) for key in self.column_keys or ())
+        if stated or adding or getattr(column, "onupdate", None) is not None:
+            # Named as SQLAlchemy would name it: a column's default may look for it.
+            name = f"{column.key}{suffix}"
+            self._named[name] = (type_, adding or not stated)
+            values[column.key] = BindParameter(name, None, type_=type_, required=stated)
+
+    def states_all_columns(self, state: Any, column: ColumnClause[Any], adding: bool) -> bool:
+        """Compiled without values or keys, a statement names every column as a parameter."""
+        if self.column_keys is not None or not state._no_parameters:
+            return False
+
+        self._named[column.key] = (column.type, adding)
+        return True
+
+    def _stamp_select(self, statement: Any, column: Any, ownership: Ownership) -> Any:
+        """INSERT FROM SELECT: the tenant is selected beside what the developer selects."""
+        statement = statement._clone()
+        names = list(statement._select_names)
+        type_: Any = ownership.type
+        parameter = tenant_parameter(type_)
+        inner = statement.select
+        places = [place for place, name in enumerate(names) if _means(name, column, None, True)]
+        if not places and isinstance(inner, Select):
+            statement.select = inner.add_columns(parameter)
+        else:
+            chosen: list[Any] = list(inner.subquery().c)
+            for place in places:
+                for base in map(_bare, chosen[place].base_columns):
+                    if isinstance(base, BindParameter):
+                        self._named[base.key] = (type_, False)
+                    elif not self._holds_tenant(base):
+                        raise refused(_moves(ownership))
+
+                chosen[place] = parameter
+
+            statement.select = select(*chosen, *(() if places else (parameter,)))
+
+        statement._select_names = names if places else [*names, column.key]
+        return statement
+
+    def _holds_tenant(self, value: Any) -> bool:
+        """Whether an expression is the tenant column of a FROM that is guarded in the statement."""
+        return isinstance(value, ColumnElement) and all(
+            self._is_tenant_column(base) for base in value.base_columns
+        )
+
+    def _is_tenant_column(self, column: Any) -> bool:
+        table = getattr(column, "table", None)
+        ownership = None if table is None else self.owned(table)
+        return (
+            ownership is not None
+            and ownership.column is not None
+            and not ownership.shared
+            and same_name(column.name, ownership.column.name)
+        )
+
+    def _write_inserted_references(self, state: Any, ownership: Ownership) -> None:
+        statement = state.statement
+        rows: Sequence[Mapping[Any, Any]]
+        if statement._select_names:
+            columns = list(statement.select.subquery().c)
+            rows = [dict(zip(statement._select_names, columns, strict=True))]
+        elif state._has_multi_parameters:
+            rows = state._multi_parameters
+        else:
+            rows = [state._dict_parameters or {}]
+
+        self.write_references(ownership, statement.table, rows, given=True, adding=True)
+
+    def write_references(
+        self,
+        ownership: Ownership,
+        table: FromClause,
+        rows: Sequence[Mapping[Any, Any]],
+        *,
+        main: bool = True,
+        given: bool = False,
+        adding: bool = False,
+        where: Sequence[Any] = (),
+    ) -> None:
+        """Note what is written into foreign keys; the flags are those of `state_tenant`."""
+        keys: Iterable[str] = (self.column_keys or ()) if given else ()
+        if given and self.column_keys is None and not any(rows):
+            keys = table.c.keys()
+
+        filled = {} if not given else _filled(table, "default" if adding else "onupdate")
+        parameters = {_folded(key, table): Given(key) for key in keys}
+        odd = [c.name.casefold() for c in table.c if _writes_otherwise(c, ownership)]
+        by_name = []
+        for place, row in enumerate(rows):
+            values: dict[str, Any] = _of_row(filled, place) | parameters
+            for key, value in row.items():
+                if _key(key) is None:
+                    continue
+
+                if isinstance(key, str) or main or hash(key.table) == hash(table):
+                    values[_folded(key, table)] = value
+
+            by_name.append(values | {name: UNKNOWN for name in odd if name in values})
+
+        self.references.extend(references_in(ownership, by_name, where))
+
+    def _refuse_migration(self, statement: Any) -> None:
+        froms = [] if statement.select is None else statement.select.columns_clause_froms
+        if any(self.owned(leaf) is not None for from_ in froms for leaf in leaves(from_)):
+            raise refused(
+                UnscopedStatementError(
+                    "A migration that copies an owned table would keep one tenant's rows alone. "
+                    "Run it in 'with unscoped(\"migration\", write=True)'."
+                )
+            )
+
+    def refuse_replacing(self, statement: Any, ownership: Ownership) -> None:
+        prefixes = " ".join(str(prefix) for prefix, _ in statement._prefixes)
+        if "REPLACE" in re.split(r"\W+", prefixes.upper()) or _replaces(
+            ownership.table, self.dialect
+        ):
+            raise refused(
+                UnscopedStatementError(
+                    f"OR REPLACE on {ownership.table.name!r} could delete another tenant's row. "
+                    "Use insert(...).on_conflict_do_update(...).",
+                    table=ownership.table.name,
+                )
+            )
+
+
+def _with_tenant_column(statement: Any, ownership: Ownership) -> Any:
+    """An INSERT through a construct of the table that lacks the column, such as `table("orders")`."""
+    known = statement.table
+    statement = statement._clone()
+    if isinstance(known, Table):
+        # Only a whole table knows its primary key and its defaults.
+        statement.table = ownership.table
+    else:
+        columns = (ColumnClause(c.name, c.type) for c in (*known.c, ownership.column))
+        statement.table = TableClause(known.name, *columns, schema=known.schema)
+
+    return statement
+
+
+def _means(key: Any, column: ColumnClause[Any], table: FromClause | None, main: bool) -> bool:
+    """Whether a key of VALUES or SET is the tenant column."""
+    key = _key(key)
+    if key is None:
+        return False
+
+    if isinstance(key, str):
+        return main and (same_name(key, column.key) or same_name(key, column.name))
+
+    if not same_name(key.name, column.name):
+        return False
+
+    return main or key.table is None or hash(key.table) == hash(table)
+
+
+def _folded(key: Any, table: FromClause) -> str:
+    """The name in the database that a key of VALUES or SET means."""
+    if isinstance(key, str):
+        key = table.c.get(key, key)
+
+    name: str = key if isinstance(key, str) else key.name
+    return name.casefold()
+
+
+def _key(key: Any) -> Any:
+    """The column that a key of SET names; None for a part of one, such as an array's element."""
+    if not isinstance(key, (str, ColumnClause)):
+        return None
+
+    name = key if isinstance(key, str) else key.name
+    if getattr(name, "quote", None) is False and not name.isidentifier():
+        raise refused(
+            UnscopedStatementError(
+                "A column's name that goes unquoted may hold letters, digits and _ only."
+            )
+        )
+
+    return key
+
+
+def _of_row(filled: dict[str, Any], place: int) -> dict[str, Any]:
+    """In a row of several, SQLAlchemy numbers the parameters that defaults fill."""
+    if not place:
+        return filled
+
+    return {
+        name: Given(f"{value.key}_m{place}") if isinstance(value, Given) else value
+        for name, value in filled.items()
+    }
+
+
+def _writes_otherwise(column: Any, ownership: Ownership) -> bool:
+    """Whether a copy of the table gives a column a type of the developer's own."""
+    own = next((c for c in ownership.table.c if same_name(c.name, column.name)), None)
+    return (
+        isinstance(column.type, (TypeDecorator, UserDefinedType))
+        and own is not None
+        and type(own.type) is not type(column.type)
+    )
+
+
+def _filled(table: FromClause, by: str) -> dict[str, Any]:
+    """What the columns' own defaults write where a statement says nothing."""
+    defaults = ((column, getattr(column, by, None)) for column in table.c)
+    return {
+        column.name.casefold(): (
+            Given(column.key) if default.is_scalar or default.is_callable else default.arg
+        )
+        for column, default in defaults
+        if default is not None and not default.is_sequence and not default.is_sentinel
+    }
+
+
+def _kept(value: Any) -> Any:
+    """A parameter that keeps its name when the expression around it is copied."""
+    if isinstance(value, BindParameter) and value.unique:
+        value = value._clone(maintain_key=True)
+        value.unique = False
+
+    return value
+
+
+def _bare(value: Any) -> Any:
+    while isinstance(value, (Grouping, Label, Cast, TypeCoerce)):
+        value = value.clause if isinstance(value, (Cast, TypeCoerce)) else value.element
+
+    return value
+
+
+def _replaces(table: Table, dialect: Dialect) -> bool:
+    """SQLite: a constraint of the table itself may say ON CONFLICT REPLACE."""
+    if dialect.name != "sqlite":
+        return False
+
+    said = [constraint.dialect_options["sqlite"] for constraint in table.constraints]
+    said += [column.dialect_options["sqlite"] for column in table.columns]
+    return any(
+        str(value).upper() == "REPLACE"
+        for options in said
+        for name, value in options.items()
+        if name.startswith("on_conflict")
+    )
+
+
+def _refuse_other(given: Any, tenant: TenantId, type_: TypeEngine[Any]) -> None:
+    if not same_tenant(given, tenant, type_):
+        raise refused(
+            CrossTenantAccessError(
+                f"This statement names tenant {given!r}, but the current tenant is {tenant!r}. "
+                "Leave the tenant out: it is filled in.",
+                found=given,
+                current=tenant,
+            )
+        )
+
+
+def _moves(ownership: Ownership) -> UnscopedStatementError:
+    column = "" if ownership.column is None else ownership.column.name
+    return UnscopedStatementError(
+        f"{ownership.table.name}.{column} holds the tenant and cannot be set to an expression. "
+        "Leave it out: it is filled in.",
+        table=ownership.table.name,
+    )

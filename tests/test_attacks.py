@@ -1,0 +1,1781 @@
+"""What somebody who may change the application tries, to reach over the wall with SQLAlchemy.
+
+Every attack runs as acme. It may be refused or find nothing; globex's rows are not seen, not
+counted, not changed, and nothing of acme's points to them.
+"""
+
+from __future__ import annotations
+
+import decimal
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import sqlalchemy
+from sqlalchemy import (
+    Column,
+    ColumnDefault,
+    ColumnElement,
+    ForeignKey,
+    Integer,
+    MetaData,
+    Select,
+    String,
+    Table,
+    and_,
+    bindparam,
+    case,
+    cast,
+    collate,
+    column,
+    create_engine,
+    delete,
+    event,
+    exists,
+    false,
+    func,
+    insert,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    table,
+    text,
+    true,
+    type_coerce,
+    union_all,
+    update,
+    values,
+)
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.engine import Engine
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Session,
+    aliased,
+    make_transient,
+    make_transient_to_detached,
+    mapped_column,
+    relationship,
+)
+from sqlalchemy.pool import StaticPool
+from sqlalchemy.schema import DDL, CreateTable, ExecutableDDLElement
+from sqlalchemy.sql import ClauseElement, Executable, quoted_name
+from sqlalchemy.sql.functions import Function
+from sqlalchemy.types import TypeDecorator, UserDefinedType
+
+import databases
+from partywall import TenancyError, explain, tenant_aware, tenant_scope, tenant_text
+from partywall.context import without_tenant
+
+SERIES = tuple(int(part) for part in sqlalchemy.__version__.split(".")[:2])
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Depot(Base):
+    __tablename__ = "depots"
+    code = mapped_column(String(8), primary_key=True)
+    name = mapped_column(String(40))
+
+
+class Route(Base):
+    __tablename__ = "routes"
+    id = mapped_column(Integer, primary_key=True)
+
+
+@tenant_aware
+class Parcel(Base):
+    __tablename__ = "parcels"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    code = mapped_column(String(40))
+    weight = mapped_column(Integer)
+
+
+@tenant_aware
+class Stop(Base):
+    __tablename__ = "stops"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    parcel_id = mapped_column(ForeignKey("parcels.id"))
+    parcel = relationship(Parcel)
+
+
+@tenant_aware(through="parcel")
+class Item(Base):
+    __tablename__ = "parcel_items"
+    id = mapped_column(Integer, primary_key=True)
+    parcel_id = mapped_column(ForeignKey("parcels.id"))
+    what = mapped_column(String(40))
+    parcel = relationship(Parcel)
+
+
+@tenant_aware
+class Stamp(Base):
+    __tablename__ = "stamps"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    parcels = relationship(Parcel, secondary="parcel_stamps")
+
+
+parcel_stamps = Table(
+    "parcel_stamps",
+    Base.metadata,
+    Column("parcel_id", ForeignKey("parcels.id"), primary_key=True),
+    Column("stamp_id", ForeignKey("stamps.id"), primary_key=True),
+)
+
+
+@tenant_aware(shared=True)
+class Rule(Base):
+    __tablename__ = "rules"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40))
+    kind = mapped_column(String(10))
+    __mapper_args__: ClassVar[Any] = {"polymorphic_on": kind, "polymorphic_identity": "rule"}
+
+
+class LongRule(Rule):
+    __tablename__ = "long_rules"
+    id = mapped_column(ForeignKey("rules.id"), primary_key=True)
+    body = mapped_column(String(40))
+    __mapper_args__: ClassVar[Any] = {"polymorphic_identity": "long"}
+
+
+@tenant_aware(through="rule")
+class Exemption(Base):
+    __tablename__ = "exemptions"
+    id = mapped_column(Integer, primary_key=True)
+    rule_id = mapped_column(ForeignKey("rules.id"))
+    name = mapped_column(String(40))
+    rule = relationship(Rule)
+
+
+class Folded(TypeDecorator[str]):
+    impl = String(40)
+    cache_ok = True
+
+
+@tenant_aware
+class Note(Base):
+    __tablename__ = "notes"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(Folded, nullable=False)
+    body = mapped_column(String(40))
+
+
+P: Any = Parcel.__table__
+S: Any = Stop.__table__
+I: Any = Item.__table__
+R: Any = Rule.__table__
+L: Any = LongRule.__table__
+E: Any = Exemption.__table__
+D: Any = Depot.__table__
+
+SEED = {
+    D: ["'NL', 'Netherlands'", "'ZA', 'South Africa'"],
+    Route.__table__: ["1"],
+    P: [
+        "1, 'acme', 'A-1', 10",
+        "2, 'globex', 'SECRET-2', 7777",
+        "3, 'acme', 'A-3', 30",
+        "4, 'globex', 'SECRET-4', 8888",
+    ],
+    S: ["1, 'acme', 1", "2, 'globex', 2"],
+    I: ["1, 1, 'own'", "2, 2, 'SECRET item'"],
+    Stamp.__table__: ["1, 'acme'", "2, 'globex'"],
+    parcel_stamps: ["1, 1", "2, 2"],
+    R: ["1, 'acme', 'long'", "2, 'globex', 'long'", "9, NULL, 'long'"],
+    L: ["1, 'own'", "2, 'SECRET body'", "9, 'for everyone'"],
+    E: ["1, 1, 'own'", "2, 2, 'SECRET exemption'", "9, 9, 'for everyone'"],
+    Note.__table__: ["1, 'acme', 'own'", "2, 'globex', 'SECRET note'"],
+}
+NOT_ACMES = {
+    "parcels": "tenant_id <> 'acme'",
+    "stops": "tenant_id <> 'acme' OR parcel_id IN (2, 4)",
+    "parcel_items": "id = 2 OR parcel_id IN (2, 4)",
+    "stamps": "tenant_id <> 'acme'",
+    "parcel_stamps": "parcel_id IN (2, 4) OR stamp_id = 2",
+    "rules": "tenant_id <> 'acme' OR tenant_id IS NULL",
+    "long_rules": "id <> 1",
+    "exemptions": "id IN (2, 9) OR rule_id <> 1",
+    "notes": "tenant_id <> 'acme'",
+}
+SIGNS_OF_GLOBEX = ("SECRET", "7777", "8888", "8889")
+
+RAW = "Raw SQL names owned tables"
+UNDO = "could undo its tenant condition"
+OTHER = "names tenant 'globex'"
+EXPRESSION = "cannot be set to an expression"
+AWAY = "does not belong to the current tenant"
+TELL = "cannot be told"
+REPLACE = "could delete another tenant's row"
+NO_TENANT = "No tenant is current"
+
+
+@dataclass(frozen=True)
+class Attack:
+    run: Callable[[Session], Any]
+    on: tuple[str, ...]
+    refused: str | None
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+
+ATTACKS: list[Attack] = []
+
+
+def attack(
+    run: Callable[[Session], Any] | None = None,
+    *,
+    refused: str | None = None,
+    on: str = "sqlite",
+    series: tuple[int, int] = (2, 0),
+) -> Any:
+    """`refused`: what the refusal says; without it the attack may also just find nothing."""
+    if run is None:
+        return lambda run: attack(run, refused=refused, on=on, series=series)
+
+    if series <= SERIES:
+        ATTACKS.append(Attack(run, tuple(on.split()), refused))
+
+    return run
+
+
+def _engine(on: str) -> Engine:
+    if on == "sqlite":
+        return create_engine(
+            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+        )
+
+    name = f"partywall_{os.getpid()}_attacks"
+    if name not in databases._created.get(on, ()):
+        databases.server(on).create(name)
+        databases._created[on].append(name)
+
+    driver = {"postgresql": "postgresql+psycopg", "mariadb": "mysql+pymysql"}[on]
+    return create_engine(databases.server(on).url(driver, name))
+
+
+def _seed(engine: Engine) -> None:
+    scope = without_tenant(object())
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE IF EXISTS made"))
+            connection.execute(text("DROP FUNCTION IF EXISTS made"))
+
+    Base.metadata.drop_all(engine)
+    Base.metadata.create_all(engine)
+    scope.leave()
+    connection = engine.raw_connection()
+    cursor = connection.cursor()
+    for seeded, rows in SEED.items():
+        for row in rows:
+            cursor.execute(f"INSERT INTO {seeded.name} VALUES ({row})")
+
+    connection.commit()
+    connection.close()
+
+
+def _not_acmes(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
+    """What is stored and is not acme's alone, read where the wall cannot be."""
+    connection = engine.raw_connection()
+    cursor = connection.cursor()
+    stored = {}
+    for name, condition in NOT_ACMES.items():
+        cursor.execute(f"SELECT * FROM {name} WHERE {condition}")
+        stored[name] = sorted(map(tuple, cursor.fetchall()), key=repr)
+
+    connection.close()
+    return stored
+
+
+@pytest.fixture
+def shared(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    engine = _engine(request.param)
+    _seed(engine)
+    yield engine
+    engine.dispose()
+
+
+# What partywall does not do; the README says so.
+KNOWN_LIMITS = {
+    "a_construct_discards_what_was_guarded",
+    "a_pending_object_vouches_before_the_flush",
+    "a_made_up_row_vouches_for_a_key",
+    "a_made_up_subquery_vouches_for_a_key",
+    "an_object_is_slipped_into_the_identity_map",
+}
+
+
+def _cases(attacks: Iterable[Attack]) -> list[Any]:
+    return [
+        pytest.param(on, attack, id=f"{on}-{attack.name}", marks=_limit(attack))
+        for attack in attacks
+        for on in attack.on
+    ]
+
+
+def _limit(attack: Attack) -> list[Any]:
+    known = attack.name in KNOWN_LIMITS
+    return [pytest.mark.xfail(strict=True, reason="a known limit")] if known else []
+
+
+def _perform(engine: Engine, attack: Attack) -> Any:
+    with tenant_scope("acme"), Session(engine) as session:
+        found = attack.run(session)
+        if isinstance(found, sqlalchemy.Result):
+            found = found.all() if found.returns_rows else None  # type: ignore[attr-defined]
+
+        session.commit()
+        return found
+
+
+# Text beside names, text in every position.
+
+
+@attack(refused=RAW)
+def a_text_names_the_table(session: Session) -> Any:
+    return session.execute(text("SELECT code FROM parcels"))
+
+
+@attack(refused=RAW)
+def a_prefix_brings_the_from_and_a_column_the_table(session: Session) -> Any:
+    return session.execute(select(column("parcels")).prefix_with("* FROM"))
+
+
+@attack(refused=RAW)
+def a_suffix_adds_a_union(session: Session) -> Any:
+    union = select(P.c.id).suffix_with("UNION ALL SELECT weight FROM")
+    return session.execute(union.suffix_with(column("parcels")))
+
+
+@attack(refused=RAW)
+def a_suffix_continues_the_from_list(session: Session) -> Any:
+    return session.execute(select(text("p2.code")).select_from(D).suffix_with(", parcels AS p2"))
+
+
+@attack(refused=RAW, on="sqlite postgresql mariadb")
+def a_statement_hint_continues_the_from_list(session: Session) -> Any:
+    return session.execute(
+        select(literal_column("p2.code")).select_from(D).with_statement_hint(", parcels AS p2")
+    )
+
+
+@attack(refused=RAW, on="mariadb")
+def a_hint_continues_the_from_list(session: Session) -> Any:
+    return session.execute(
+        select(literal_column("p2.code")).with_hint(D, ", parcels AS p2").select_from(D)
+    )
+
+
+@attack(on="mariadb")
+def a_hint_beside_the_guarded_table(session: Session) -> Any:
+    return session.execute(
+        select(literal_column("p2.code")).with_hint(P, ", parcels AS p2").select_from(P)
+    )
+
+
+@attack(refused=RAW)
+def an_on_clause_continues_the_from_list(session: Session) -> Any:
+    joined = D.join(Route.__table__, text("1 = 1, parcels AS p2"))
+    return session.execute(select(literal_column("p2.code")).select_from(joined))
+
+
+@attack(refused=RAW)
+def an_on_clause_ends_with_a_comma_and_a_column(session: Session) -> Any:
+    comma = literal_column("1 = 1,").op(" ")(column("parcels"))
+    joined = D.join(Route.__table__, comma)
+    return session.execute(select(literal_column("code")).select_from(joined))
+
+
+@attack(refused=RAW)
+def a_function_argument_leaves_its_parenthesis(session: Session) -> Any:
+    argument = literal_column("'[1]'), parcels AS p2, json_each('[1]'")
+    rows = func.json_each(argument).table_valued("value")
+    return session.execute(select(literal_column("p2.code")).select_from(rows))
+
+
+@attack(refused=RAW)
+def operators_spell_a_subquery(session: Session) -> Any:
+    opened = literal_column("(SELECT max(weight) FROM").op(" ")(column("parcels"))
+    return session.execute(select(opened.op(")+")(literal_column("0"))))
+
+
+@attack(refused=RAW)
+def operators_spell_a_subquery_in_returning(session: Session) -> Any:
+    opened = literal_column("(SELECT max(weight) FROM").op(" ")(column("parcels"))
+    changed = update(D).values(name="x").returning(opened.op(")+")(literal_column("0")))
+    return session.execute(changed)
+
+
+@attack(refused=RAW)
+def a_prefix_turns_an_update_around(session: Session) -> Any:
+    turned = update(table("depots", column("name"))).values(name=literal_column("name"))
+    return session.execute(turned.prefix_with(column("parcels"), "SET weight = 0 --"))
+
+
+@attack(refused=UNDO, on="sqlite mariadb")
+def a_comment_swallows_the_condition(session: Session) -> Any:
+    return session.execute(select(P.c.code).where(text("1=1 -- ")))
+
+
+@attack(refused=UNDO)
+def an_open_comment_swallows_the_condition(session: Session) -> Any:
+    return session.execute(select(P.c.code).where(text("1=1 /*")))
+
+
+@attack(refused=UNDO, on="sqlite mariadb")
+def an_operator_is_a_comment(session: Session) -> Any:
+    return session.execute(select(P.c.code).where(literal(1).op("--")(literal(1))))
+
+
+@attack(refused=UNDO, on="mariadb")
+def an_operator_is_a_mysql_comment(session: Session) -> Any:
+    return session.execute(select(P.c.code).where(literal(1).op("#")(literal(1))))
+
+
+@attack(on="sqlite")
+def an_operator_is_or(session: Session) -> Any:
+    return session.execute(select(P.c.code).where(literal(1).op("OR", precedence=100)(literal(1))))
+
+
+@attack(on="mariadb")
+def an_operator_is_mysqls_or(session: Session) -> Any:
+    return session.execute(select(P.c.code).where(P.c.id.op("||", precedence=100)(literal(1))))
+
+
+@attack
+def a_text_holds_or(session: Session) -> Any:
+    return session.execute(select(P.c.code).where(text("1 = 0 OR 1 = 1")))
+
+
+@attack
+def a_text_in_an_outer_join_holds_or(session: Session) -> Any:
+    other = P.alias()
+    on = and_(other.c.id == P.c.id, text("1 = 0 OR 1 = 1"))
+    return session.execute(select(other.c.code).select_from(P.outerjoin(other, on)))
+
+
+@attack(refused=RAW)
+def a_returned_text_reads_the_table(session: Session) -> Any:
+    read = text("(SELECT max(weight) FROM parcels)")
+    return session.execute(insert(P).values(id=60).returning(read))
+
+
+@attack(refused=RAW)
+def a_default_that_is_executed_reads_the_table(session: Session) -> Any:
+    default = ColumnDefault(text("(SELECT max(weight) FROM parcels)"))
+    return session.connection().scalar(default)
+
+
+@attack(refused=REPLACE)
+def an_insert_replaces(session: Session) -> Any:
+    return session.execute(insert(P).prefix_with("OR REPLACE").values(id=2, code="x"))
+
+
+@attack(refused=REPLACE)
+def an_insert_replaces_behind_a_comment(session: Session) -> Any:
+    return session.execute(insert(P).prefix_with("OR/**/REPLACE").values(id=2, code="x"))
+
+
+@attack(refused=REPLACE)
+def an_insert_replaces_in_two_prefixes(session: Session) -> Any:
+    replacing = insert(P).prefix_with(literal_column("OR")).prefix_with(literal_column("REPLACE"))
+    return session.execute(replacing.values(id=2, code="x"))
+
+
+# DDL runs any text.
+
+
+@attack(refused=RAW)
+def ddl_deletes(session: Session) -> Any:
+    return session.execute(DDL("DELETE FROM parcel_items"))
+
+
+@attack(refused=RAW)
+def ddl_moves_rows(session: Session) -> Any:
+    return session.execute(DDL("UPDATE parcels SET tenant_id = 'acme'"))
+
+
+@attack(refused=RAW)
+def ddl_selects(session: Session) -> Any:
+    return session.execute(DDL("SELECT * FROM parcels")).all()
+
+
+class Wipe(ExecutableDDLElement):
+    pass
+
+
+@compiles(Wipe)
+def _wipe(element: Any, compiler: Any, **kw: Any) -> str:
+    return "DELETE FROM parcel_items"
+
+
+@attack(refused=RAW)
+def a_ddl_element_of_ones_own_deletes(session: Session) -> Any:
+    return session.execute(Wipe())
+
+
+@attack(refused=RAW, on="postgresql")
+def a_server_default_ends_its_statement(session: Session) -> Any:
+    ending = text("1); DELETE FROM parcel_items WHERE (1=1")
+    made = Table("made", MetaData(), Column("a", Integer, server_default=ending))
+    return session.connection().execute(CreateTable(made))
+
+
+@attack(refused=RAW)
+def ddl_makes_a_view(session: Session) -> Any:
+    session.execute(DDL("CREATE VIEW made AS SELECT * FROM parcels"))
+    return session.execute(select(table("made", column("code"))))
+
+
+@attack(refused=RAW)
+def ddl_makes_a_virtual_table(session: Session) -> Any:
+    content = "content='parcels', content_rowid='id'"
+    session.execute(DDL(f"CREATE VIRTUAL TABLE made USING fts5(code, {content})"))
+    return session.execute(select(table("made", column("code"))))
+
+
+@attack(refused=RAW, on="postgresql")
+def ddl_makes_a_function(session: Session) -> Any:
+    body = "'SELECT code FROM parcels'"
+    session.execute(DDL(f"CREATE FUNCTION made() RETURNS SETOF text LANGUAGE sql AS {body}"))
+    return session.execute(select(func.made())).all()
+
+
+@attack(refused=RAW)
+def a_text_makes_a_view(session: Session) -> Any:
+    return session.execute(text("CREATE VIEW made AS SELECT * FROM parcels"))
+
+
+@attack(refused=RAW)
+def a_text_renames_the_table(session: Session) -> Any:
+    return session.execute(text("ALTER TABLE parcels RENAME TO renamed"))
+
+
+@attack(refused=RAW, on="postgresql")
+def a_text_rewrites_the_column(session: Session) -> Any:
+    kind = "varchar(40) USING 'acme'"
+    return session.execute(text(f"ALTER TABLE parcels ALTER COLUMN tenant_id TYPE {kind}"))
+
+
+@attack(refused=RAW, on="postgresql")
+def a_table_inherits(session: Session) -> Any:
+    session.execute(text("CREATE TABLE IF NOT EXISTS made () INHERITS (stops)"))
+    made = table("made", column("id"), column("tenant_id"))
+    return session.execute(insert(made).values(id=60, tenant_id="globex"))
+
+
+# Names that are not quoted.
+
+
+def _bare(name: str) -> quoted_name:
+    return quoted_name(name, quote=False)
+
+
+@attack(refused=RAW)
+def an_alias_brings_a_table(session: Session) -> Any:
+    return session.execute(
+        select(literal_column("code")).select_from(Route.__table__.alias(_bare("x, parcels")))
+    )
+
+
+@attack(refused=RAW)
+def a_label_brings_a_subquery(session: Session) -> Any:
+    label = _bare("x, (SELECT max(weight) FROM parcels) AS y")
+    return session.execute(select(literal(1).label(label)))
+
+
+@attack(refused=RAW)
+def a_column_is_a_subquery(session: Session) -> Any:
+    return session.execute(select(column(_bare("(SELECT max(weight) FROM parcels)"))))
+
+
+@attack(refused=RAW)
+def a_table_brings_another(session: Session) -> Any:
+    return session.execute(
+        select(literal_column("code")).select_from(table(_bare("routes, parcels")))
+    )
+
+
+@attack(refused=RAW)
+def a_function_is_a_subquery(session: Session) -> Any:
+    return session.execute(select(Function(_bare("(SELECT max(weight) FROM parcels)+abs"), 1)))
+
+
+@attack(refused=RAW)
+def a_table_valued_function_brings_a_table(session: Session) -> Any:
+    rows = func.json_each("[1]").table_valued("value", name=_bare("x, parcels"))
+    return session.execute(select(literal_column("code")).select_from(rows))
+
+
+@attack
+def a_collation_holds_or(session: Session) -> Any:
+    folded = collate(literal("a"), _bare("BINARY OR 1 = 1 OR 1"))
+    return session.execute(select(P.c.code).where(folded == "b"))
+
+
+@attack(on="postgresql mariadb")
+def a_schema_hides_behind_a_comment(session: Session) -> Any:
+    schema = _bare(f"/**/{session.get_bind().dialect.default_schema_name}")
+    return session.execute(select(table("parcels", column("code"), schema=schema)))
+
+
+@attack(on="postgresql")
+def a_schema_names_the_database(session: Session) -> Any:
+    bind: Any = session.get_bind()
+    schema = _bare(f"{bind.url.database}.public")
+    return session.execute(select(table("parcels", column("code"), schema=schema)))
+
+
+@attack(on="postgresql", refused=RAW)
+def a_function_runs_sql(session: Session) -> Any:
+    ran = func.query_to_xml("SELECT code FROM parcels", True, False, "")
+    return session.execute(select(cast(ran, String)))
+
+
+@attack(on="postgresql", refused=RAW)
+def a_qualified_function_runs_sql(session: Session) -> Any:
+    sql = literal("SELECT code FROM ") + "parcels"
+    ran = func.pg_catalog.query_to_xml(sql, True, False, "")
+    return session.execute(select(cast(ran, String)))
+
+
+@attack(on="postgresql", refused=RAW)
+def a_function_reads_a_whole_table(session: Session) -> Any:
+    named = cast("parcels", postgresql.REGCLASS())
+    return session.execute(select(cast(func.table_to_xml(named, True, False, ""), String)))
+
+
+# Constructs and types that bring their own SQL.
+
+
+class Anything(ColumnElement[int]):
+    inherit_cache = False
+    type = Integer()
+
+
+@compiles(Anything)
+def _anything(element: Any, compiler: Any, **kw: Any) -> str:
+    return "(SELECT max(weight) FROM parcels)"
+
+
+class Everything(Executable, ClauseElement):
+    inherit_cache = False
+
+
+@compiles(Everything)
+def _everything(element: Any, compiler: Any, **kw: Any) -> str:
+    return "SELECT * FROM parcels"
+
+
+class Replacing(ClauseElement):
+    inherit_cache = False
+
+
+@compiles(Replacing)
+def _replacing(element: Any, compiler: Any, **kw: Any) -> str:
+    return "OR REPLACE"
+
+
+@attack(refused=RAW)
+def a_column_of_ones_own_reads(session: Session) -> Any:
+    return session.execute(select(Anything()))
+
+
+@attack(refused=RAW)
+def a_column_of_ones_own_beside_the_guarded_table(session: Session) -> Any:
+    return session.execute(select(P.c.id, Anything()))
+
+
+@attack(refused=RAW)
+def a_statement_of_ones_own_reads(session: Session) -> Any:
+    return session.execute(Everything()).all()
+
+
+class Spelled(UserDefinedType[Any]):
+    cache_ok = True
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+
+    def get_col_spec(self, **kw: Any) -> str:
+        return self.sql
+
+
+@attack(refused=RAW)
+def a_type_reads_in_a_cast(session: Session) -> Any:
+    type_ = Spelled("INTEGER) + (SELECT max(weight) FROM parcels")
+    return session.execute(select(cast(literal(1), type_)))
+
+
+@attack(refused=UNDO)
+def a_type_holds_or_in_a_cast(session: Session) -> Any:
+    type_ = Spelled("INTEGER) OR (1=1")
+    return session.execute(select(P.c.code).where(cast(literal(1), type_) == 1))
+
+
+@attack(refused=UNDO, on="mariadb")
+def a_charset_holds_or(session: Session) -> Any:
+    type_ = mysql.CHAR(5, charset="utf8mb4) OR (1=1")
+    return session.execute(select(P.c.code).where(cast(literal(1), type_) == "q"))
+
+
+@attack(refused=UNDO, on="mariadb")
+def a_types_collation_holds_or(session: Session) -> Any:
+    type_ = mysql.CHAR(5, collation="utf8mb4_bin) OR (1=1")
+    return session.execute(select(P.c.code).where(cast(literal(1), type_) == "q"))
+
+
+@attack(refused=UNDO, on="postgresql")
+def an_enums_name_holds_or(session: Session) -> Any:
+    type_ = postgresql.ENUM("1", name=_bare("text) IS NOT NULL OR (true"))
+    return session.execute(select(P.c.code).where(cast("1", type_).is_not(None)))
+
+
+class Casting(Spelled):
+    render_bind_cast = True
+
+
+@attack(refused=RAW, on="postgresql")
+def a_type_adds_a_union_behind_a_parameter(session: Session) -> Any:
+    type_ = Casting("text UNION ALL SELECT code FROM parcels")
+    return session.execute(select(literal("1", type_)))
+
+
+@attack(on="postgresql")
+def a_type_holds_or_behind_a_parameter(session: Session) -> Any:
+    type_ = Casting("text IS NOT NULL OR true OR NULL")
+    return session.execute(select(P.c.code).where(literal("1", type_).is_(None)))
+
+
+class Verbatim(UserDefinedType[Any]):
+    cache_ok = True
+
+    def get_col_spec(self, **kw: Any) -> str:
+        return "TEXT"
+
+    def literal_processor(self, dialect: Any) -> Any:
+        return str
+
+
+@attack
+def a_literal_is_the_table_of_a_text(session: Session) -> Any:
+    named = bindparam("t", "parcels", type_=Verbatim(), literal_execute=True)
+    return session.execute(text("SELECT code FROM :t").bindparams(named))
+
+
+@attack(refused=RAW)
+def a_literal_is_a_subquery(session: Session) -> Any:
+    sql = "(SELECT max(weight) FROM parcels)"
+    return session.execute(select(bindparam("t", sql, type_=Verbatim(), literal_execute=True)))
+
+
+@attack
+def a_literal_holds_or(session: Session) -> Any:
+    literally = bindparam("t", "1 OR 1 = 1", type_=Verbatim(), literal_execute=True)
+    return session.execute(select(P.c.code).where(literally))
+
+
+class Reading(TypeDecorator[int]):
+    impl = Integer
+    cache_ok = True
+
+    def bind_expression(self, bindparam: Any) -> Any:
+        return literal_column("(SELECT max(weight) FROM parcels)")
+
+
+@attack(refused=RAW)
+def a_bind_expression_reads(session: Session) -> Any:
+    return session.execute(select(literal(1, Reading())))
+
+
+# What might outwit the wall's last look at its SQL.
+
+
+@attack
+def a_tenant_text_vouches_for_the_rest(session: Session) -> Any:
+    honest = tenant_text("SELECT :tenant AS t").columns(column("t")).cte("honest")
+    return session.execute(select(column("parcels")).prefix_with("* FROM").add_cte(honest))
+
+
+@attack
+def a_tenant_text_vouches_for_a_column(session: Session) -> Any:
+    honest = tenant_text("SELECT :tenant AS t").columns(column("t")).subquery("honest")
+    read = literal_column("(SELECT max(code) FROM parcels)")
+    return session.execute(select(honest.c.t, read))
+
+
+@attack(refused=RAW)
+def the_alias_of_a_cte_is_named_like_the_table(session: Session) -> Any:
+    alias = select(literal(1).label("a")).cte("x").alias("parcels")
+    below = select(text("p2.code")).select_from(select(alias.c.a).subquery("below"))
+    return session.execute(below.suffix_with(", parcels AS p2"))
+
+
+@attack(refused=RAW)
+def a_subquery_is_named_like_the_table(session: Session) -> Any:
+    named = select(D.c.code).subquery("parcels")
+    read = literal_column("(SELECT max(code) FROM main.parcels)")
+    return session.execute(select(named.c.code, read))
+
+
+@attack(refused=RAW)
+def a_cte_is_named_like_the_table(session: Session) -> Any:
+    named = select(literal(1).label("a")).cte("parcels")
+    read = literal_column("(SELECT max(code) FROM main.parcels)")
+    return session.execute(select(named.c.a, read))
+
+
+@attack(refused=RAW)
+def the_guarded_table_is_read_once_more(session: Session) -> Any:
+    read = literal_column("(SELECT max(p2.code) FROM parcels AS p2)")
+    return session.execute(select(P.c.id, read))
+
+
+@attack(on="postgresql mariadb")
+def the_table_is_named_by_for_update(session: Session) -> Any:
+    locked = select(P.c.id).with_for_update(of=P)
+    return session.execute(locked.prefix_with("(SELECT max(code) FROM parcels AS p2),"))
+
+
+class Discarding(ColumnElement[str]):
+    inherit_cache = False
+    type = String()
+
+
+@compiles(Discarding)
+def _discarding(element: Any, compiler: Any, **kw: Any) -> str:
+    compiler.process(select(P.c.id).scalar_subquery(), **kw)
+    return "(SELECT max(code) FROM parcels)"
+
+
+@attack
+def a_construct_discards_what_was_guarded(session: Session) -> Any:
+    return session.execute(select(Discarding()))
+
+
+@attack(on="postgresql")
+def an_alias_spells_the_table_in_numbers(session: Session) -> Any:
+    spelled = D.alias(_bare('x, U&"\\0070arcels"'))
+    return session.execute(select(literal_column("weight")).select_from(spelled))
+
+
+# Statements that were compiled elsewhere.
+
+
+def _plain_dialect(session: Session) -> Any:
+    known: Any = session.get_bind().dialect
+    return type(known)(dbapi=known.dbapi)
+
+
+@attack
+def it_is_compiled_for_another_dialect(session: Session) -> Any:
+    return _execute_compiled(session, select(P.c.code).compile(dialect=sqlite.dialect()))
+
+
+def _execute_compiled(session: Session, compiled: Any) -> Any:
+    if SERIES >= (2, 1):
+        return None  # SQLAlchemy itself refuses it
+
+    return session.connection().execute(compiled)
+
+
+@attack
+def it_was_compiled_with_the_values_of_another_tenant(session: Session) -> Any:
+    bind: Any = session.get_bind()
+    with tenant_scope("globex"), bind.connect() as connection:
+        connection.execute(select(P.c.id)).all()
+        literally = select(P.c.code).compile(connection, compile_kwargs={"literal_binds": True})
+
+    return _execute_compiled(session, literally)
+
+
+@attack(refused="compiled by something else than its engine")
+def a_cache_of_ones_own_hands_out_plain_sql(session: Session) -> Any:
+    plain = select(P.c.code).compile(dialect=_plain_dialect(session))
+
+    class Cache(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            return plain
+
+    connection = session.connection().execution_options(compiled_cache=Cache())
+    return connection.execute(select(P.c.code))
+
+
+@attack
+def a_select_of_ones_own_compiles_itself(session: Session) -> Any:
+    dialect = _plain_dialect(session)
+
+    class Plain(Select[Any]):
+        inherit_cache = True
+
+        def _compile_w_cache(self, *args: Any, **kw: Any) -> Any:
+            return super()._compile_w_cache(**{**kw, "dialect": dialect})
+
+    return session.connection().execute(Plain(P.c.code))
+
+
+@attack(refused=RAW)
+def a_select_of_ones_own_renders_itself(session: Session) -> Any:
+    class Plain(Select[Any]):
+        inherit_cache = False
+
+        def _compiler_dispatch(self, visitor: Any, **kw: Any) -> str:
+            return "SELECT code FROM parcels"
+
+    return session.connection().execute(Plain(P.c.code)).all()
+
+
+@attack
+def an_event_exchanges_the_dialect(session: Session) -> Any:
+    dialect = _plain_dialect(session)
+
+    @event.listens_for(session.get_bind(), "before_execute")
+    def exchange(connection: Any, *args: Any) -> None:
+        connection.dialect = dialect
+
+    return session.execute(select(P.c.code))
+
+
+@attack
+def an_event_exchanges_driver_sql(session: Session) -> Any:
+    @event.listens_for(session.get_bind(), "before_execute", retval=True)
+    def exchange(connection: Any, statement: Any, many: Any, params: Any, options: Any) -> Any:
+        return "SELECT code FROM parcels", many, params
+
+    return session.connection().exec_driver_sql("SELECT 1")
+
+
+@attack
+def a_parameter_has_the_name_of_ours(session: Session) -> Any:
+    return session.execute(select(P.c.code), {"partywall_tenant": "globex"})
+
+
+class Globex(TypeDecorator[str]):
+    """Whatever is bound, globex is sent."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str:
+        return "globex"
+
+
+@attack
+def a_parameter_of_another_type_has_the_name_of_ours(session: Session) -> Any:
+    named = bindparam("partywall_tenant", "x", type_=Globex())
+    return session.execute(select(P.c.code).where(or_(named == "globex", true())))
+
+
+# A row does not move, and no row is written for another tenant.
+
+
+@attack(refused=OTHER, on="sqlite postgresql mariadb")
+def an_update_names_another_tenant(session: Session) -> Any:
+    return session.execute(update(P).values(tenant_id="globex"))
+
+
+@attack(refused=OTHER)
+def one_of_many_rows_names_another_tenant(session: Session) -> Any:
+    rows = [{"id": 60, "tenant_id": "acme"}, {"id": 61, "tenant_id": "globex"}]
+    return session.connection().execute(insert(P), rows)
+
+
+@attack(refused=OTHER)
+def one_of_the_values_names_another_tenant(session: Session) -> Any:
+    return session.execute(insert(P).values([{"id": 60}, {"id": 61, "tenant_id": "globex"}]))
+
+
+@attack(refused=OTHER)
+def a_parameter_names_another_tenant(session: Session) -> Any:
+    return session.execute(update(P).values(tenant_id=bindparam("t")), {"t": "globex"})
+
+
+@attack(refused=EXPRESSION)
+def a_rule_is_given_to_everyone(session: Session) -> Any:
+    return session.execute(update(R).values(tenant_id=null()))
+
+
+@attack
+def the_parameters_type_sends_another_tenant(session: Session) -> Any:
+    return session.execute(update(P).values(tenant_id=literal("acme", Globex())))
+
+
+@attack
+def the_inserted_parameters_type_sends_another_tenant(session: Session) -> Any:
+    return session.execute(insert(P).values(id=60, tenant_id=literal("acme", Globex())))
+
+
+@attack
+def one_of_the_values_types_sends_another_tenant(session: Session) -> Any:
+    rows = [{"id": 60, "tenant_id": literal("acme", Globex())}, {"id": 61, "tenant_id": "acme"}]
+    return session.execute(insert(P).values(rows))
+
+
+@attack
+def a_coerced_type_sends_another_tenant(session: Session) -> Any:
+    return session.execute(update(P).values(tenant_id=type_coerce("acme", Globex())))
+
+
+@attack
+def a_cast_makes_another_tenant(session: Session) -> Any:
+    return session.execute(update(P).values(tenant_id=cast(literal("acme"), Integer)))
+
+
+class Longer(TypeDecorator[str]):
+    impl = String
+    cache_ok = True
+
+    def bind_expression(self, bindparam: Any) -> Any:
+        return bindparam.concat("x")
+
+
+@attack
+def a_bind_expression_makes_another_tenant(session: Session) -> Any:
+    return session.execute(update(P).values(tenant_id=literal("acme", Longer())))
+
+
+@attack
+def an_upserts_type_sends_another_tenant(session: Session) -> Any:
+    upsert = (
+        sqlite.insert(P)
+        .values(id=1)
+        .on_conflict_do_update(index_elements=["id"], set_={"tenant_id": literal("acme", Globex())})
+    )
+    return session.execute(upsert)
+
+
+@attack(on="mariadb")
+def a_mysql_upserts_type_sends_another_tenant(session: Session) -> Any:
+    upsert = mysql.insert(P).values(id=1)
+    return session.execute(upsert.on_duplicate_key_update(tenant_id=literal("acme", Globex())))
+
+
+@attack(on="mariadb")
+def a_mysql_upsert_meets_a_foreign_row(session: Session) -> Any:
+    upsert = mysql.insert(P).values(id=2, code="x")
+    return session.execute(upsert.on_duplicate_key_update([("tenant_id", "acme"), ("code", "x")]))
+
+
+@attack(refused=OTHER)
+def the_column_is_spelled_in_capitals(session: Session) -> Any:
+    capitals = table("parcels", column("id"), column("TENANT_ID"))
+    return session.execute(update(capitals).values(TENANT_ID="globex"))
+
+
+@attack(refused=OTHER)
+def the_column_is_there_twice(session: Session) -> Any:
+    twice = table("parcels", column("TENANT_ID"), column("tenant_id"), column("id"))
+    return session.execute(insert(twice).values(TENANT_ID="globex", id=60))
+
+
+@attack(refused=OTHER)
+def an_upsert_spells_the_column_in_capitals(session: Session) -> Any:
+    upsert = sqlite.insert(P).values(id=1)
+    return session.execute(
+        upsert.on_conflict_do_update(index_elements=["id"], set_={"TENANT_ID": "globex"})
+    )
+
+
+@attack(refused=OTHER, on="postgresql mariadb")
+def the_column_is_spelled_without_quotes(session: Session) -> Any:
+    bare = table("parcels", column("id"), column(_bare("TENANT_ID")))
+    return session.execute(update(bare).values({list(bare.c)[1]: "globex"}))
+
+
+@attack
+def the_column_stands_in_brackets(session: Session) -> Any:
+    bare = table("parcels", column("id"), column(_bare("[tenant_id]")))
+    return session.execute(update(bare).values({list(bare.c)[1]: "globex"}))
+
+
+@attack
+def a_key_sets_two_columns(session: Session) -> Any:
+    bare = table("parcels", column("id"), column(_bare("tenant_id = 'globex', code")))
+    return session.execute(update(bare).values({list(bare.c)[1]: "x"}))
+
+
+@attack
+def an_upserts_key_sets_two_columns(session: Session) -> Any:
+    upsert = sqlite.insert(P).values(id=1)
+    key = _bare("tenant_id = 'globex', code")
+    return session.execute(upsert.on_conflict_do_update(index_elements=["id"], set_={key: "x"}))
+
+
+@attack(refused="belongs to tenant 'globex'")
+def a_second_mapping_spells_the_column_in_capitals(session: Session) -> Any:
+    class Other(DeclarativeBase):
+        pass
+
+    class Copied(Other):
+        __tablename__ = "parcels"
+        id = mapped_column(Integer, primary_key=True)
+        who = mapped_column("TENANT_ID", String)
+
+    found = session.get(Copied, 1)
+    found.who = "globex"  # type: ignore[union-attr]
+    session.flush()
+
+
+def _copied_parcels(**options: Any) -> Table:
+    return Table(
+        "parcels",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("tenant_id", String, **options),
+        Column("weight", Integer),
+    )
+
+
+@attack
+def onupdate_moves_rows(session: Session) -> Any:
+    return session.execute(update(_copied_parcels(onupdate="globex")).values(weight=5))
+
+
+@attack
+def an_expression_in_onupdate_moves_rows(session: Session) -> Any:
+    return session.execute(update(_copied_parcels(onupdate=text("'globex'"))).values(weight=5))
+
+
+@attack(refused=OTHER, on="mariadb")
+def a_second_table_of_an_update_is_moved(session: Session) -> Any:
+    other = P.alias("other")
+    moved = update(S).where(S.c.parcel_id == other.c.id).values({other.c.tenant_id: "globex"})
+    return session.execute(moved)
+
+
+@attack(on="mariadb")
+def a_joined_update_changes_the_second_table(session: Session) -> Any:
+    return session.execute(update(S.outerjoin(P, true())).values({P.c.code: "x"}))
+
+
+@attack(on="mariadb")
+def an_update_of_an_unowned_table_changes_an_owned_one(session: Session) -> Any:
+    return session.execute(update(Route.__table__).where(P.c.id > 0).values({P.c.code: "x"}))
+
+
+@attack(on="postgresql", refused=OTHER)
+def an_insert_in_a_cte_names_another_tenant(session: Session) -> Any:
+    added = insert(P).values(id=60, tenant_id="globex").returning(P.c.tenant_id).cte()
+    return session.execute(select(added))
+
+
+@attack(on="postgresql")
+def a_delete_in_a_cte(session: Session) -> Any:
+    gone = delete(I).where(I.c.id != 1).returning(I.c.what).cte()
+    return session.execute(select(gone))
+
+
+# Shared rows are seen by every tenant and changed by none, with all that hangs under them.
+
+
+@attack
+def the_joined_part_of_a_shared_row_is_updated(session: Session) -> Any:
+    return session.execute(update(L).values(body="x"))
+
+
+@attack
+def the_joined_part_of_a_shared_row_is_deleted(session: Session) -> Any:
+    return session.execute(delete(L))
+
+
+@attack(refused=AWAY)
+def the_joined_part_of_a_shared_row_is_upserted(session: Session) -> Any:
+    upsert = sqlite.insert(L).values(id=9, body="x")
+    return session.execute(upsert.on_conflict_do_update(index_elements=["id"], set_={"body": "x"}))
+
+
+@attack(refused=AWAY, on="mariadb")
+def the_joined_part_of_a_shared_row_is_upserted_by_mysql(session: Session) -> Any:
+    return session.execute(mysql.insert(L).values(id=9).on_duplicate_key_update(body="x"))
+
+
+@attack(refused="belongs to no tenant")
+def an_attribute_of_a_shared_row_is_set(session: Session) -> Any:
+    rule = session.get(LongRule, 9)
+    rule.body = "x"  # type: ignore[union-attr]
+    session.flush()
+
+
+@attack
+def a_child_of_a_shared_row_is_updated(session: Session) -> Any:
+    return session.execute(update(E).values(name="x"))
+
+
+@attack
+def a_child_of_a_shared_row_is_deleted(session: Session) -> Any:
+    return session.execute(delete(E))
+
+
+@attack(refused=AWAY)
+def a_child_is_put_under_a_shared_row(session: Session) -> Any:
+    return session.execute(insert(E).values(id=60, rule_id=9, name="x"))
+
+
+@attack(refused=AWAY)
+def a_child_is_moved_under_a_shared_row(session: Session) -> Any:
+    return session.execute(update(E).where(E.c.id == 1).values(rule_id=9))
+
+
+# Foreign keys.
+
+
+@attack(refused=TELL)
+def a_key_is_cast(session: Session) -> Any:
+    return session.execute(insert(S).values(id=60, parcel_id=cast(literal("2"), Integer)))
+
+
+@attack(refused=TELL)
+def a_key_is_rounded(session: Session) -> Any:
+    return session.execute(insert(S).values(id=60, parcel_id=cast(literal("2.7"), Integer)))
+
+
+@attack(refused=AWAY)
+def a_key_is_chosen(session: Session) -> Any:
+    return session.execute(insert(S).values(id=60, parcel_id=case((true(), 2), else_=1)))
+
+
+@attack(refused=TELL)
+def a_key_is_calculated(session: Session) -> Any:
+    return session.execute(update(S).values(parcel_id=S.c.parcel_id + 1))
+
+
+class Next(TypeDecorator[int]):
+    impl = Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return value + 1
+
+
+class NextInSQL(TypeDecorator[int]):
+    impl = Integer
+    cache_ok = True
+
+    def bind_expression(self, bindparam: Any) -> Any:
+        return bindparam + 1
+
+
+@attack(refused=TELL)
+def a_keys_type_sends_another(session: Session) -> Any:
+    return session.execute(insert(S).values(id=60, parcel_id=literal(1, Next())))
+
+
+@attack(refused=TELL)
+def a_keys_coerced_type_sends_another(session: Session) -> Any:
+    return session.execute(insert(S).values(id=60, parcel_id=type_coerce(1, Next())))
+
+
+@attack(refused=TELL)
+def a_keys_bind_expression_makes_another(session: Session) -> Any:
+    return session.execute(update(S).values(parcel_id=literal(1, NextInSQL())))
+
+
+def _own_key_or_two(*selected: Any) -> Any:
+    own = select(*selected).where(false())
+    return union_all(own, select(*(literal(2) for _ in selected)))
+
+
+@attack(refused=AWAY)
+def a_key_comes_from_the_second_part_of_a_union(session: Session) -> Any:
+    key = _own_key_or_two(P.c.id).scalar_subquery()
+    return session.execute(insert(S).values(id=60, parcel_id=key))
+
+
+@attack(refused=AWAY)
+def keys_come_from_the_second_part_of_a_union(session: Session) -> Any:
+    rows = _own_key_or_two(P.c.id)
+    return session.execute(insert(S).from_select(["parcel_id"], rows))
+
+
+@attack
+def children_come_from_the_second_part_of_a_union(session: Session) -> Any:
+    return session.execute(insert(I).from_select(["parcel_id"], _own_key_or_two(P.c.id)))
+
+
+@attack(refused=AWAY)
+def keys_come_from_a_union_in_a_subquery(session: Session) -> Any:
+    key = _own_key_or_two(P.c.id).subquery().c.id
+    return session.execute(insert(S).from_select(["parcel_id"], select(key)))
+
+
+@attack(refused=TELL)
+def a_key_comes_from_a_text_with_our_column(session: Session) -> Any:
+    key = text("SELECT 2 AS id").columns(P.c.id).scalar_subquery()
+    return session.execute(insert(S).values(id=60, parcel_id=key))
+
+
+@attack(refused=TELL)
+def keys_come_from_a_text_with_our_column(session: Session) -> Any:
+    rows = text("SELECT 2 AS id").columns(P.c.id)
+    return session.execute(insert(S).from_select(["parcel_id"], rows))
+
+
+@attack
+def children_come_from_a_text_with_our_column(session: Session) -> Any:
+    rows = text("SELECT 2 AS id").columns(P.c.id)
+    return session.execute(insert(I).from_select(["parcel_id"], rows))
+
+
+@attack(refused=TELL)
+def a_recursion_counts_up_to_a_foreign_key(session: Session) -> Any:
+    counted = select(P.c.id).where(P.c.id == 1).cte(recursive=True)
+    counted = counted.union_all(select(counted.c.id + 1).where(counted.c.id < 2))
+    rows = select(counted.c.id).where(counted.c.id == 2)
+    return session.execute(insert(S).from_select(["parcel_id"], rows))
+
+
+@attack(refused=AWAY)
+def a_key_is_spelled_in_capitals(session: Session) -> Any:
+    capitals = table("stops", column("id"), column("PARCEL_ID"))
+    return session.execute(update(capitals).values(PARCEL_ID=2))
+
+
+@attack(refused=AWAY)
+def an_upsert_spells_a_key_in_capitals(session: Session) -> Any:
+    upsert = sqlite.insert(S).values(id=1)
+    return session.execute(
+        upsert.on_conflict_do_update(index_elements=["id"], set_={"PARCEL_ID": 2})
+    )
+
+
+def _copied_stops(**options: Any) -> Table:
+    return Table(
+        "stops",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("tenant_id", String),
+        Column("parcel_id", Integer, **options),
+    )
+
+
+@attack(refused=AWAY)
+def a_key_is_set_by_onupdate(session: Session) -> Any:
+    return session.execute(update(_copied_stops(onupdate=2)).values(id=1))
+
+
+@attack(refused=TELL)
+def a_key_is_set_by_a_default_expression(session: Session) -> Any:
+    return session.execute(insert(_copied_stops(default=text("2"))).values(id=60))
+
+
+@attack(refused=AWAY)
+def a_key_is_set_by_a_default_subquery(session: Session) -> Any:
+    default = select(literal(2)).scalar_subquery()
+    return session.execute(insert(_copied_stops(default=default)).values(id=60))
+
+
+@attack(refused=AWAY)
+def a_stamp_of_another_tenant_is_put_on(session: Session) -> Any:
+    rows = [{"parcel_id": 3, "stamp_id": 1}, {"parcel_id": 3, "stamp_id": 2}]
+    return session.execute(insert(parcel_stamps), rows)
+
+
+@attack(refused=AWAY)
+def an_item_is_moved_by_attribute(session: Session) -> Any:
+    session.get(Item, 1).parcel_id = 2  # type: ignore[union-attr]
+    session.flush()
+
+
+# Values that are not what is stored, seen by what the database makes of them.
+
+
+@attack(on="postgresql mariadb")
+def a_key_is_a_fraction_that_is_rounded(session: Session) -> Any:
+    return session.execute(insert(S).values(id=60, parcel_id=2.4))
+
+
+@attack(on="postgresql mariadb")
+def an_objects_key_is_a_fraction_that_is_rounded(session: Session) -> Any:
+    session.add(Stop(id=60, parcel_id=2.4))
+    session.flush()
+
+
+@attack(on="mariadb")
+def a_key_is_a_text_that_is_rounded(session: Session) -> Any:
+    return session.execute(insert(S).values(id=60, parcel_id="2.4"))
+
+
+@attack(on="postgresql mariadb")
+def a_key_is_a_decimal_that_is_rounded(session: Session) -> Any:
+    return session.execute(insert(S).values(id=60, parcel_id=decimal.Decimal("2.4")))
+
+
+@attack(refused=AWAY)
+def a_default_gives_the_second_row_a_foreign_key(session: Session) -> Any:
+    keys = iter([1, 2])
+    copied = _copied_stops(default=lambda: next(keys))
+    return session.execute(insert(copied).values([{"id": 60}, {"id": 61}]))
+
+
+@attack
+def a_pending_object_vouches_before_the_flush(session: Session) -> Any:
+    @event.listens_for(session, "before_flush")
+    def vouch(flushed: Session, *_: Any) -> None:
+        for forged in flushed.new:
+            flushed.connection().execute(insert(S).values(id=60, parcel_id=2))
+            flushed.expunge(forged)
+
+    session.add(Parcel(id=2))
+    session.flush()
+
+
+# Copies of the tables that bring types of their own.
+
+
+def _parcels_by(type_: Any) -> Table:
+    return Table(
+        "parcels",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("tenant_id", type_),
+        Column("code", String),
+    )
+
+
+@attack
+def a_copys_type_sends_another_tenant(session: Session) -> Any:
+    given = {"id": 60, "tenant_id": "acme"}
+    return session.connection().execute(insert(_parcels_by(Globex())), given)
+
+
+@attack
+def a_copys_type_sends_another_tenant_for_many(session: Session) -> Any:
+    rows = [{"id": 60, "tenant_id": "acme"}, {"id": 61, "tenant_id": "acme"}]
+    return session.connection().execute(insert(_parcels_by(Globex())), rows)
+
+
+@attack
+def a_copys_type_moves_rows(session: Session) -> Any:
+    return session.connection().execute(update(_parcels_by(Globex())), {"tenant_id": "acme"})
+
+
+@attack
+def a_copys_type_stamps_another_tenant(session: Session) -> Any:
+    return session.execute(insert(_parcels_by(Globex())).values(id=60))
+
+
+@attack
+def a_copys_type_stamps_another_tenant_on_selected_rows(session: Session) -> Any:
+    rows = select(literal(60))
+    return session.execute(insert(_parcels_by(Globex())).from_select(["id"], rows))
+
+
+@attack
+def a_copys_type_sends_another_tenant_for_selected_rows(session: Session) -> Any:
+    rows = select(literal(60), literal("acme"))
+    return session.execute(insert(_parcels_by(Globex())).from_select(["id", "tenant_id"], rows))
+
+
+@attack
+def a_second_mappings_type_sends_another_tenant(session: Session) -> Any:
+    class Other(DeclarativeBase):
+        pass
+
+    class Copied(Other):
+        __tablename__ = "parcels"
+        id = mapped_column(Integer, primary_key=True)
+        tenant_id = mapped_column(Globex())
+
+    session.add(Copied(id=60, tenant_id="acme"))
+    session.flush()
+
+
+def _stops_by(type_: Any) -> Table:
+    return Table(
+        "stops",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("tenant_id", String),
+        Column("parcel_id", type_),
+    )
+
+
+@attack
+def a_copys_type_sends_another_key(session: Session) -> Any:
+    return session.execute(insert(_stops_by(Next())).values(id=60, parcel_id=1))
+
+
+@attack
+def a_copys_type_sends_another_key_for_many(session: Session) -> Any:
+    rows = [{"id": 60, "parcel_id": 1}, {"id": 61, "parcel_id": 1}]
+    return session.connection().execute(insert(_stops_by(Next())), rows)
+
+
+@attack
+def a_copys_type_changes_a_key(session: Session) -> Any:
+    return session.connection().execute(update(_stops_by(Next())), {"parcel_id": 1})
+
+
+@attack
+def a_copys_bind_expression_makes_another_key(session: Session) -> Any:
+    given = {"id": 60, "parcel_id": 1}
+    return session.connection().execute(insert(_stops_by(NextInSQL())), given)
+
+
+@attack
+def a_second_mappings_type_sends_another_key(session: Session) -> Any:
+    class Other(DeclarativeBase):
+        pass
+
+    class Copied(Other):
+        __tablename__ = "stops"
+        id = mapped_column(Integer, primary_key=True)
+        tenant_id = mapped_column(String)
+        parcel_id = mapped_column(Next())
+
+    session.add(Copied(id=60, parcel_id=1))
+    session.flush()
+
+
+# Objects that only say what they are.
+
+
+@attack(refused=AWAY)
+def a_pending_object_vouches_for_a_key(session: Session) -> Any:
+    session.autoflush = False
+    forged = Parcel(id=2)
+    session.add(forged)
+    session.execute(insert(S).values(id=60, parcel_id=2))
+    session.expunge(forged)
+
+
+@attack
+def a_made_up_row_vouches_for_a_key(session: Session) -> Any:
+    made_up = select(
+        literal(2).label("id"),
+        literal("acme").label("tenant_id"),
+        literal("x").label("code"),
+        literal(1).label("weight"),
+    )
+    forged = session.scalars(select(Parcel).from_statement(made_up)).one()
+    session.add(Stop(id=60, parcel=forged))
+    session.flush()
+
+
+@attack
+def a_made_up_subquery_vouches_for_a_key(session: Session) -> Any:
+    columns = text("SELECT 2 AS id, 'acme' AS tenant_id, 'x' AS code, 1 AS weight").columns(*P.c)
+    forged = session.scalars(select(aliased(Parcel, columns.subquery()))).one()
+    session.add(Stop(id=60, parcel_id=forged.id))
+    session.flush()
+
+
+@attack(refused=AWAY)
+def a_detached_object_vouches_for_a_key(session: Session) -> Any:
+    forged = Parcel(id=2)
+    make_transient_to_detached(forged)
+    session.add(forged)
+    session.get(Stop, 1).parcel = forged  # type: ignore[union-attr]
+    session.flush()
+
+
+@attack(refused=AWAY)
+def a_renamed_object_vouches_for_a_key(session: Session) -> Any:
+    own = session.get(Parcel, 3)
+    session.expunge(own)
+    make_transient(own)  # type: ignore[arg-type]
+    own.id = 2  # type: ignore[union-attr]
+    make_transient_to_detached(own)  # type: ignore[arg-type]
+    session.add(Stop(id=60, parcel=own))
+    session.flush()
+
+
+@attack
+def an_object_is_slipped_into_the_identity_map(session: Session) -> Any:
+    forged = Parcel(id=2)
+    make_transient_to_detached(forged)
+    state = sqlalchemy.inspect(forged)
+    state.session_id = session.hash_key
+    session.identity_map.add(state)
+    session.get(Stop, 1).parcel_id = 2  # type: ignore[union-attr]
+    session.flush()
+
+
+@attack(refused="This session serves tenant 'acme'")
+def another_session_on_the_connection_takes_the_pin(session: Session) -> Any:
+    bind: Any = session.get_bind()
+    with bind.connect() as connection:
+        first, second = Session(connection), Session(connection)
+        first.execute(select(P.c.id)).all()
+        second.execute(select(P.c.id)).all()
+        second.close()
+        with tenant_scope("globex"):
+            kept = first.get(Parcel, 2)
+
+        found = first.get(Parcel, 2)
+        first.close()
+        return kept and found and found.code
+
+
+# The same table under another name.
+
+
+@attack(on="sqlite")
+def a_map_of_schemas_leads_to_the_table(session: Session) -> Any:
+    elsewhere = Table("parcels", MetaData(), Column("code", String), schema="elsewhere")
+    options = {"schema_translate_map": {"elsewhere": "main"}}
+    return session.execute(select(elsewhere), execution_options=options)
+
+
+@attack
+def the_file_is_attached_once_more(session: Session) -> Any:
+    url = databases.server("sqlite").url("sqlite", "attacked")
+    engine = create_engine(url)
+    _seed(engine)
+    with engine.connect() as connection:
+        connection.execute(text(f"ATTACH DATABASE '{url.database}' AS other"))
+        found = connection.execute(select(table("parcels", column("code"), schema="other")))
+        return found.all()
+
+
+@attack(on="sqlite")
+def the_schema_is_spelled_out(session: Session) -> Any:
+    return session.execute(select(table("PARCELS", column("code"), schema="MAIN")))
+
+
+@attack(on="postgresql")
+def the_engine_was_asked_to_explain_before_it_connected(session: Session) -> Any:
+    bind: Any = session.get_bind()
+    fresh = create_engine(bind.url)
+    explain(select(P), fresh)
+    with fresh.connect() as connection:
+        named = table("parcels", column("code"), schema="public")
+        return connection.execute(select(named)).all()
+
+
+@attack(on="mariadb")
+def a_tenant_that_the_collation_takes_for_another(session: Session) -> Any:
+    found: list[Any] = []
+    for name in ("GLOBEX", "globex ", 0):
+        with tenant_scope(name), Session(session.get_bind()) as other:
+            found += other.execute(select(Note.body)).all()
+            found += other.execute(select(Parcel.code)).all()
+
+    return found
+
+
+# Joins in every shape.
+
+
+@attack
+def full_joins_below_outer_joins(session: Session) -> Any:
+    a, b = P.alias(), P.alias()
+    full = a.outerjoin(b, a.c.id < b.c.id, full=True)
+    return session.execute(select(a.c.code, b.c.code).select_from(D.outerjoin(full, true())))
+
+
+@attack
+def a_full_join_of_a_child_and_its_parent(session: Session) -> Any:
+    full = I.join(P, I.c.parcel_id == P.c.id, full=True)
+    return session.execute(select(I.c.what, P.c.code).select_from(full))
+
+
+@attack
+def a_child_of_a_parent_that_an_outer_join_may_miss(session: Session) -> Any:
+    joined = D.outerjoin(I, true()).outerjoin(P, I.c.parcel_id == P.c.id)
+    return session.execute(select(I.c.what, P.c.code).select_from(joined))
+
+
+@attack
+def a_child_joined_by_more_than_its_key(session: Session) -> Any:
+    on = and_(I.c.parcel_id == P.c.id, text("1 = 0 OR 1 = 1"))
+    return session.execute(select(I.c.what, P.c.code).select_from(P.outerjoin(I, on)))
+
+
+@attack(on="postgresql")
+def a_lateral_subquery(session: Session) -> Any:
+    last = select(S.c.parcel_id, S.c.tenant_id).where(S.c.id >= P.c.id).lateral()
+    joined = P.outerjoin(last, true())
+    rows = session.execute(select(P.c.code, last.c.tenant_id).select_from(joined)).all()
+    assert {row.tenant_id for row in rows} <= {"acme", None}
+    return rows
+
+
+@attack
+def a_correlated_subquery_counts(session: Session) -> Any:
+    number = select(func.count()).select_from(P).scalar_subquery()
+    assert session.scalar(select(number)) == 2
+    return session.execute(select(exists(select(P.c.id).where(P.c.id == 2)))).scalar() and "SECRET"
+
+
+@attack(on="postgresql")
+def rows_of_values_are_joined(session: Session) -> Any:
+    keys = values(column("id", Integer), name="keys").data([(1,), (2,)])
+    return session.execute(select(P.c.code).where(P.c.id.in_(select(keys.c.id))))
+
+
+if SERIES >= (2, 1):
+    from sqlalchemy.schema import CreateTableAs, CreateView
+    from sqlalchemy.sql.base import SyntaxExtension
+
+    class Union(SyntaxExtension, ClauseElement):
+        inherit_cache = False
+        _traverse_internals: ClassVar[Any] = []
+
+        def apply_to_select(self, select_stmt: Any) -> None:
+            select_stmt.apply_syntax_extension_point(lambda old: [*old, self], "post_body")
+
+    @compiles(Union)
+    def _union(element: Any, compiler: Any, **kw: Any) -> str:
+        return "UNION ALL SELECT code FROM parcels"
+
+    @attack(refused=RAW)
+    def a_syntax_extension_adds_a_union(session: Session) -> Any:
+        return session.execute(select(P.c.code).ext(Union()))
+
+    @attack
+    def a_view_holds_the_rows_of_its_maker(session: Session) -> Any:
+        with tenant_scope("globex"), Session(session.get_bind()) as other:
+            other.connection().execute(CreateView(select(P.c.code), "made"))
+            other.commit()
+
+        return session.execute(select(table("made", column("code"))))
+
+    @attack(refused=RAW)
+    def a_table_is_made_of_a_text(session: Session) -> Any:
+        everything = select(column("code")).prefix_with("* FROM parcels --")
+        session.connection().execute(CreateTableAs(everything, "made"))
+        return session.execute(text("SELECT * FROM made"))
+
+    @attack(refused=RAW)
+    def a_table_is_made_by_its_name(session: Session) -> Any:
+        name = _bare("made AS SELECT * FROM parcels --")
+        session.connection().execute(CreateTableAs(select(literal(1).label("a")), name))
+        return session.execute(text("SELECT * FROM made"))
+
+
+REFUSED = [attack for attack in ATTACKS if attack.refused is not None]
+STOPPED = [attack for attack in ATTACKS if attack.refused is None]
+
+
+@pytest.mark.parametrize(("shared", "attack"), _cases(REFUSED), indirect=["shared"])
+def test_it_is_refused_and_no_foreign_row_has_changed(shared: Engine, attack: Attack) -> None:
+    before = _not_acmes(shared)
+    with pytest.raises(TenancyError, match=attack.refused):
+        _perform(shared, attack)
+
+    assert _not_acmes(shared) == before
+
+
+@pytest.mark.parametrize(("shared", "attack"), _cases(STOPPED), indirect=["shared"])
+def test_no_foreign_row_is_seen_or_changed(shared: Engine, attack: Attack) -> None:
+    before = _not_acmes(shared)
+    try:
+        found = repr(_perform(shared, attack))
+    except TenancyError as refusal:
+        found = str(refusal)
+
+    assert not [sign for sign in SIGNS_OF_GLOBEX if sign in found]
+    assert _not_acmes(shared) == before

@@ -1,0 +1,541 @@
+"""ASGI requests and their tenant."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine, insert
+from sqlalchemy.orm import Session
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+import doors
+from doors import Note, stored, texts
+from partywall.context import (
+    active_scope,
+    bind_tenant,
+    current_tenant,
+    tenant_scope,
+    try_current_tenant,
+)
+from partywall.errors import (
+    ConfigurationError,
+    CrossTenantAccessError,
+    MalformedTenantError,
+    MissingTenantContextError,
+    UnknownTenantError,
+)
+from partywall.middleware import TenantSessionMiddleware, TenantSessionMiddlewareWSGI
+from partywall.resolvers import header
+from protocols import asgi, scope
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_bound() -> Iterator[None]:
+    yield
+    assert active_scope() is None
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = doors.filled(tmp_path)
+    yield engine
+    engine.dispose()
+
+
+def current() -> Any:
+    context = try_current_tenant()
+    return None if context is None else context.tenant_id
+
+
+async def tell(request: Any, receive: Any, send: Any) -> None:
+    """An application that says whose turn it is, and fails if it is nobody's."""
+    body = str(current_tenant().tenant_id).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def tell_or_not(request: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(current()).encode()})
+
+
+def walled(app: Any = tell, **options: Any) -> TenantSessionMiddleware:
+    return TenantSessionMiddleware(app, **{"resolve_tenant": header("X-Tenant"), **options})
+
+
+async def test_a_request_has_its_tenant_and_leaves_none_behind() -> None:
+    for tenant in ("acme", "globex"):
+        assert (await asgi(walled(), scope(tenant=tenant))).body == tenant.encode()
+        assert active_scope() is None
+
+
+async def test_requests_at_once_do_not_see_each_other() -> None:
+    async def slow(request: Any, receive: Any, send: Any) -> None:
+        found = set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+            found.add(current())
+
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": ",".join(found).encode()})
+
+    app = walled(slow)
+    tenants = ["acme", "globex"] * 20
+    exchanges = await asyncio.gather(*(asgi(app, scope(tenant=tenant)) for tenant in tenants))
+    assert [exchange.body.decode() for exchange in exchanges] == tenants
+
+
+async def _coroutine(tenant: str) -> str:
+    await asyncio.sleep(0)
+    return tenant
+
+
+def _task(tenant: str) -> asyncio.Task[str]:
+    return asyncio.create_task(_coroutine(tenant))
+
+
+def _future(tenant: str) -> asyncio.Future[str]:
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    future.set_result(tenant)
+    return future
+
+
+class _Awaitable:
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+
+    def __await__(self) -> Any:
+        return _coroutine(self.tenant).__await__()
+
+
+@pytest.mark.parametrize("make", [str, bind_tenant, _coroutine, _task, _future, _Awaitable])
+async def test_a15_a_resolver_is_sync_or_returns_any_awaitable(make: Any) -> None:
+    read = header("X-Tenant")
+    app = walled(resolve_tenant=lambda request: make(read(request)))
+    for tenant in ("acme", "globex"):
+        assert (await asgi(app, scope(tenant=tenant))).body == tenant.encode()
+
+
+async def test_a16_a_resolver_is_a_plain_function_of_the_scope() -> None:
+    seen = []
+
+    def resolve(request: Any) -> str:
+        seen.append(request)
+        return "acme"
+
+    async def aresolve(request: Any) -> str:
+        seen.append(request)
+        return "globex"
+
+    request = scope()
+    assert (await asgi(walled(resolve_tenant=resolve), request)).body == b"acme"
+    assert (await asgi(walled(resolve_tenant=aresolve), request)).body == b"globex"
+    assert seen[0] is seen[1] is request
+
+
+async def test_a17_lifespan_and_what_else_there_is_pass_untouched() -> None:
+    seen = []
+
+    async def app(request: Any, receive: Any, send: Any) -> None:
+        seen.append((request, receive, send, current()))
+
+    def resolve(request: Any) -> str:
+        raise AssertionError("the resolver was asked")
+
+    for kind in ("lifespan", "something new"):
+        request, receive, send = {"type": kind}, object(), object()
+        await walled(app, resolve_tenant=resolve, on_missing_tenant="raise")(request, receive, send)
+        assert seen.pop() == (request, receive, send, None)
+
+
+async def test_a17_the_tenant_stays_while_the_body_streams_and_in_the_background() -> None:
+    seen = []
+
+    async def chunks() -> AsyncIterator[str]:
+        for _ in range(3):
+            await asyncio.sleep(0)
+            yield f"{current()} "
+
+    def sync_chunks() -> Iterator[str]:
+        for _ in range(3):
+            yield f"{current()} "
+
+    async def later() -> None:
+        seen.append(current())
+
+    def later_in_a_thread() -> None:
+        seen.append(current())
+
+    async def stream(request: Request) -> StreamingResponse:
+        return StreamingResponse(chunks(), background=BackgroundTask(later))
+
+    async def sync_stream(request: Request) -> StreamingResponse:
+        return StreamingResponse(sync_chunks(), background=BackgroundTask(later_in_a_thread))
+
+    def in_a_thread(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(f"{current()}")
+
+    app = Starlette(
+        routes=[Route("/a", stream), Route("/b", sync_stream), Route("/c", in_a_thread)],
+        middleware=[Middleware(TenantSessionMiddleware, resolve_tenant=header("X-Tenant"))],
+    )
+    async with _client(app) as client:
+        for tenant in ("acme", "globex"):
+            for path in ("/a", "/b"):
+                response = await client.get(path, headers={"x-tenant": tenant})
+                assert response.text == f"{tenant} {tenant} {tenant} "
+                assert seen.pop() == tenant
+
+            response = await client.get("/c", headers={"x-tenant": tenant})
+            assert response.text == tenant
+
+
+async def test_a17_the_tenant_stays_below_other_middleware() -> None:
+    class Between(BaseHTTPMiddleware):
+        async def dispatch(self, request: Any, call_next: Any) -> Any:
+            response = await call_next(request)
+            response.headers["between"] = str(current())
+            return response
+
+    async def chunks() -> AsyncIterator[str]:
+        yield f"{current()}"
+
+    async def stream(request: Request) -> StreamingResponse:
+        return StreamingResponse(chunks())
+
+    for order in (1, -1):
+        middleware = [
+            Middleware(TenantSessionMiddleware, resolve_tenant=header("X-Tenant")),
+            Middleware(Between),
+        ][::order]
+        app = Starlette(
+            routes=[Mount("/sub", app=Starlette(routes=[Route("/", stream)]))],
+            middleware=middleware,
+        )
+        async with _client(app) as client:
+            for tenant in ("acme", "globex"):
+                response = await client.get("/sub/", headers={"x-tenant": tenant})
+                assert response.text == tenant
+                assert response.headers["between"] == (tenant if order == 1 else "None")
+
+
+@asynccontextmanager
+async def _client(app: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+    async with httpx.AsyncClient(transport=transport, base_url="http://example.com") as client:
+        yield client
+
+
+async def test_a17_an_exception_passes_and_leaves_nothing_bound() -> None:
+    async def fail(request: Any, receive: Any, send: Any) -> None:
+        raise ZeroDivisionError(current())
+
+    for tenant in ("acme", "globex"):
+        with pytest.raises(ZeroDivisionError, match=tenant):
+            await asgi(walled(fail), scope(tenant=tenant))
+
+        assert active_scope() is None
+
+
+async def test_a17_a_cancelled_request_leaves_nothing_bound() -> None:
+    async def wait(request: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(60)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await asgi(walled(wait), scope(tenant="acme"))
+
+    assert active_scope() is None
+
+
+async def test_a22_a_task_started_by_a_request_outlives_it_with_its_tenant() -> None:
+    go = asyncio.Event()
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def later() -> Any:
+        await go.wait()
+        return current()
+
+    async def app(request: Any, receive: Any, send: Any) -> None:
+        tasks.append(asyncio.create_task(later()))
+        await tell(request, receive, send)
+
+    for tenant in ("acme", "globex"):
+        await asgi(walled(app), scope(tenant=tenant))
+
+    go.set()
+    assert await asyncio.gather(*tasks) == ["acme", "globex"]
+
+
+# Websockets
+
+
+async def _talk(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for _ in websocket.iter_text():
+        await websocket.send_text(str(current_tenant().tenant_id))
+
+
+async def _before_accept(websocket: WebSocket) -> None:
+    current_tenant()
+    await websocket.accept()
+
+
+def _sockets(**options: Any) -> TestClient:
+    return TestClient(
+        Starlette(
+            routes=[WebSocketRoute("/", _talk), WebSocketRoute("/before", _before_accept)],
+            middleware=[
+                Middleware(
+                    TenantSessionMiddleware, **{"resolve_tenant": header("X-Tenant"), **options}
+                )
+            ],
+        )
+    )
+
+
+def test_a17_a_websocket_has_its_tenant_also_after_accept() -> None:
+    client = _sockets()
+    with (
+        client.websocket_connect("/", headers={"x-tenant": "acme"}) as acme,
+        client.websocket_connect("/", headers={"x-tenant": "globex"}) as globex,
+    ):
+        for _ in range(3):
+            for socket, tenant in ((acme, "acme"), (globex, "globex")):
+                socket.send_text("whose?")
+                assert socket.receive_text() == tenant
+
+
+@pytest.mark.parametrize("path", ["/", "/before"])
+def test_a28_a_websocket_without_a_tenant_is_closed_when_it_needs_one(path: str) -> None:
+    with (
+        pytest.raises(WebSocketDisconnect) as closed,
+        _sockets().websocket_connect(path) as socket,
+    ):
+        socket.send_text("whose?")
+        socket.receive_text()
+
+    assert closed.value.code == 1008
+    assert closed.value.reason == "This request needs a tenant."
+
+
+def test_a28_reject_closes_a_websocket_at_once() -> None:
+    for headers, options in [
+        ({}, {"on_missing_tenant": "reject"}),
+        ({"x-tenant": "acme/globex"}, {}),
+        ({"x-tenant": "acme"}, {"resolve_tenant": _unknown}),
+    ]:
+        with (
+            pytest.raises(WebSocketDisconnect) as closed,
+            _sockets(**options).websocket_connect("/", headers=headers),
+        ):
+            pass
+
+        assert closed.value.code == 1008
+
+
+def _unknown(request: Any) -> Any:
+    raise UnknownTenantError()
+
+
+async def test_a_websocket_that_was_closed_is_not_closed_again() -> None:
+    async def app(request: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": 1000})
+        current_tenant()
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    with pytest.raises(MissingTenantContextError, match="No tenant is current"):
+        await walled(app)(scope(type="websocket"), None, send)
+
+    assert sent == ["websocket.accept", "websocket.close"]
+
+
+# Without a tenant
+
+
+async def test_a28_defer_lets_public_pages_pass_and_answers_400_when_a_tenant_is_needed() -> None:
+    assert (await asgi(walled(tell_or_not), scope())).body == b"None"
+    exchange = await asgi(walled(), scope())
+    _is_problem(exchange, 400, "Bad Request")
+
+
+async def test_a28_reject_answers_400_at_once() -> None:
+    exchange = await asgi(walled(tell_or_not, on_missing_tenant="reject"), scope())
+    _is_problem(exchange, 400, "Bad Request")
+
+
+async def test_a28_raise_raises() -> None:
+    with pytest.raises(MissingTenantContextError, match="The request has no tenant"):
+        await asgi(walled(tell_or_not, on_missing_tenant="raise"), scope())
+
+    exchange = await asgi(walled(on_missing_tenant="raise"), scope(tenant="acme,globex"))
+    _is_problem(exchange, 400, "Bad Request")
+
+
+@pytest.mark.parametrize("middleware", [TenantSessionMiddleware, TenantSessionMiddlewareWSGI])
+@pytest.mark.parametrize("choice", ["allow", "", None, "DEFER"])
+def test_a28_there_is_no_other_choice(middleware: Any, choice: Any) -> None:
+    with pytest.raises(ValueError, match="'defer', 'reject' or 'raise'"):
+        middleware(tell, resolve_tenant=header("X-Tenant"), on_missing_tenant=choice)
+
+
+async def test_a28_a_response_that_has_begun_is_not_answered_twice() -> None:
+    async def app(request: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        current_tenant()
+
+    with pytest.raises(MissingTenantContextError, match="No tenant is current"):
+        await asgi(walled(app), scope())
+
+
+async def test_d11_a_malformed_tenant_is_400_and_an_unknown_one_404() -> None:
+    bodies = set()
+    for tenant in ("acme,globex", "../globex", "a" * 129, "\u0430cme"):
+        exchange = await asgi(walled(), scope(tenant=tenant))
+        _is_problem(exchange, 400, "Bad Request")
+        bodies.add(exchange.body)
+
+    for tenant in ("acme", "globex"):
+        exchange = await asgi(walled(resolve_tenant=_unknown), scope(tenant=tenant))
+        _is_problem(exchange, 404, "Not Found")
+        bodies.add(exchange.body)
+
+    assert len(bodies) == 2
+
+
+async def test_d11_a_tenant_that_turns_out_not_to_fit_is_400_unless_the_response_has_begun() -> (
+    None
+):
+    async def app(request: Any, receive: Any, send: Any) -> None:
+        if request["path"] == "/late":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        raise MalformedTenantError("'acme' does not fit an Integer column")
+
+    _is_problem(await asgi(walled(app), scope(tenant="acme")), 400, "Bad Request")
+    with pytest.raises(MalformedTenantError, match="does not fit"):
+        await asgi(walled(app), scope("/late", tenant="acme"))
+
+
+async def test_other_refusals_stay_errors_of_the_application() -> None:
+    for error in (ConfigurationError, CrossTenantAccessError):
+
+        async def app(request: Any, receive: Any, send: Any, error: Any = error) -> None:
+            raise error("This Note belongs to 'globex'")
+
+        with pytest.raises(error, match="belongs to 'globex'"):
+            await asgi(walled(app), scope(tenant="acme"))
+
+
+@pytest.mark.parametrize("tenant", ["", "  "])
+async def test_a_blank_tenant_from_a_resolver_is_malformed(tenant: str) -> None:
+    exchange = await asgi(walled(resolve_tenant=lambda _: tenant), scope())
+    _is_problem(exchange, 400, "Bad Request")
+
+
+@pytest.mark.parametrize("tenant", [True, b"acme", ["acme"], object()])
+async def test_what_is_no_tenant_is_the_resolvers_fault(tenant: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must be a str, an int or a UUID"):
+        await asgi(walled(tell_or_not, resolve_tenant=lambda _: tenant), scope())
+
+    assert active_scope() is None
+
+
+async def test_an_answer_to_head_has_no_body() -> None:
+    exchange = await asgi(walled(), scope(method="HEAD"))
+    assert (exchange.status, exchange.body) == (400, b"")
+    assert int(exchange.headers["content-length"]) > 0
+
+
+async def test_a_request_without_a_tenant_does_not_inherit_one_from_around_the_server() -> None:
+    with tenant_scope("acme"):
+        assert (await asgi(walled(tell_or_not), scope())).body == b"None"
+        assert (await asgi(walled(tell_or_not), scope(tenant="globex"))).body == b"globex"
+        assert current() == "acme"
+
+
+def _is_problem(exchange: Any, status: int, title: str) -> None:
+    assert exchange.status == status
+    assert exchange.headers["content-type"] == "application/problem+json"
+    assert exchange.headers["cache-control"] == "no-store"
+    assert int(exchange.headers["content-length"]) == len(exchange.body)
+    problem = json.loads(exchange.body)
+    assert (problem["status"], problem["title"], problem["type"]) == (status, title, "about:blank")
+    for tenant in (b"acme", b"globex"):
+        assert tenant not in exchange.body
+
+
+# Servers ask what it is
+
+
+def test_a_server_can_tell_that_it_is_asgi() -> None:
+    class App:
+        async def __call__(self, request: Any, receive: Any, send: Any) -> None: ...
+
+    for app in (tell, App(), Starlette(), walled()):
+        assert inspect.iscoroutinefunction(walled(app).__call__)
+
+    assert not inspect.iscoroutinefunction(walled(lambda environ, start: []).__call__)
+
+
+# With the wall
+
+
+async def test_rows_of_one_tenant_through_starlette(engine: Engine) -> None:
+    async def read(request: Request) -> JSONResponse:
+        with Session(engine) as session:
+            return JSONResponse(session.scalars(texts()).all())
+
+    async def stream(request: Request) -> StreamingResponse:
+        def rows() -> Iterator[str]:
+            with Session(engine) as session:
+                for text in session.scalars(texts().execution_options(yield_per=1)):
+                    yield f"{text};"
+
+        return StreamingResponse(rows())
+
+    async def later(request: Request) -> JSONResponse:
+        def write() -> None:
+            with Session(engine) as session, session.begin():
+                session.execute(insert(Note).values(text="in the background"))
+
+        return JSONResponse("soon", background=BackgroundTask(write))
+
+    app = Starlette(
+        routes=[Route("/", read), Route("/stream", stream), Route("/later", later)],
+        middleware=[Middleware(TenantSessionMiddleware, resolve_tenant=header("X-Tenant"))],
+    )
+    async with _client(app) as client:
+        for tenant, rows in doors.TEXTS.items():
+            headers = {"x-tenant": tenant}
+            assert (await client.get("/", headers=headers)).json() == rows
+            assert (await client.get("/stream", headers=headers)).text == ";".join(rows) + ";"
+            assert (await client.get("/later", headers=headers)).json() == "soon"
+
+        assert (await client.get("/")).status_code == 400
+        assert (await client.get("/")).json()["detail"] == "This request needs a tenant."
+
+    assert stored(engine) == {
+        tenant: [*rows, "in the background"] for tenant, rows in doors.TEXTS.items()
+    }

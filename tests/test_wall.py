@@ -1,0 +1,206 @@
+"""The wall itself: what it stands on, what it tells, and what it does when that is missing."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    insert,
+    select,
+    text,
+)
+from sqlalchemy.dialects.mysql.base import MySQLCompiler
+from sqlalchemy.dialects.postgresql.base import PGCompiler
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import StaticPool
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from partywall import (
+    ConfigurationError,
+    CrossTenantAccessError,
+    MalformedTenantError,
+    MissingTenantContextError,
+    UnscopedStatementError,
+    canary,
+    compilers,
+    engines,
+    explain,
+    tenant_scope,
+    tenant_table,
+    unscoped,
+)
+
+metadata = MetaData()
+orders = tenant_table(
+    Table(
+        "wall_orders",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("tenant_id", String(20), nullable=False),
+        Column("amount", Integer),
+    )
+)
+lines = tenant_table(
+    Table(
+        "wall_lines",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("order_id", ForeignKey("wall_orders.id"), nullable=False),
+    ),
+    through="order_id",
+)
+counters = tenant_table(
+    Table("wall_counters", metadata, Column("tenant_id", Integer, primary_key=True))
+)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    metadata.create_all(engine)
+    for key, tenant in enumerate(["acme", "globex"], 1):
+        with tenant_scope(tenant), engine.begin() as connection:
+            connection.execute(insert(orders).values(id=key, amount=key * 10))
+            connection.execute(insert(lines).values(id=key, order_id=key))
+
+    yield engine
+    engine.dispose()
+
+
+def test_every_private_name_it_stands_on_exists() -> None:
+    (cls,) = (
+        node
+        for node in ast.walk(ast.parse(Path(inspect.getfile(compilers)).read_text()))
+        if isinstance(node, ast.ClassDef)
+    )
+    names = {node.name for node in cls.body if isinstance(node, ast.FunctionDef)}
+    known = {
+        name for c in (SQLCompiler, PGCompiler, MySQLCompiler, SQLiteCompiler) for name in dir(c)
+    }
+    assert len(names) > 15
+    assert names <= known
+
+
+def test_a_dialect_that_loses_the_condition_is_not_trusted() -> None:
+    class Deaf(SQLiteCompiler):
+        tenants: ClassVar = {"partywall_tenant": None}
+
+    dialect = SQLiteDialect_pysqlite()
+    dialect.statement_compiler = Deaf
+    with pytest.raises(ConfigurationError, match="without the tenant condition"):
+        canary.sing(dialect)
+
+
+def test_an_unknown_dialect_is_refused_for_owned_tables_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "_supported", lambda dialect: False)
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    free = Table("wall_free", MetaData(), Column("id", Integer))
+    with tenant_scope("acme"), engine.begin() as connection:
+        free.create(connection)
+        assert connection.execute(select(free)).all() == []
+        with pytest.raises(ConfigurationError, match="SQLite, PostgreSQL, MySQL and MariaDB, not"):
+            connection.execute(select(orders))
+
+
+def test_explain_names_what_guards_each_table(engine: Engine) -> None:
+    told = explain(select(orders.c.id, lines.c.id).join(lines), engine)
+    assert told.tables == {
+        "wall_orders": "column tenant_id",
+        "wall_lines": "through order_id -> wall_orders",
+    }
+    assert "wall_orders.tenant_id = ?" in told.sql
+    assert "wall_orders: column tenant_id" in str(told)
+    assert explain(select(1), engine).tables == {}
+
+
+def test_a_join_to_the_guarded_parent_needs_no_second_condition(engine: Engine) -> None:
+    joined = select(lines.c.id).join(orders)
+    assert explain(joined, engine).sql.count("EXISTS") == 0
+    assert explain(select(lines.c.id), engine).sql.count("EXISTS") == 1
+    with tenant_scope("acme"), engine.connect() as connection:
+        assert connection.execute(joined).scalars().all() == [1]
+        assert connection.execute(select(lines.c.id)).scalars().all() == [1]
+
+
+def test_a_tenant_that_does_not_fit_the_column_is_an_error(engine: Engine) -> None:
+    with tenant_scope("7"), engine.connect() as connection:
+        assert connection.execute(select(counters)).all() == []
+
+    with (
+        tenant_scope("acme"),
+        engine.connect() as connection,
+        pytest.raises(MalformedTenantError, match="Tenant 'acme' does not fit"),
+    ):
+        connection.execute(select(counters))
+
+
+def test_a_refusal_leaves_the_transaction_usable(engine: Engine) -> None:
+    with tenant_scope("acme"), engine.begin() as connection:
+        with pytest.raises(CrossTenantAccessError, match="names tenant 'globex'"):
+            connection.execute(insert(orders).values(id=9, tenant_id="globex"))
+
+        connection.execute(insert(orders).values(id=8))
+
+    with unscoped("all rows"), engine.connect() as connection:
+        stored = connection.execute(select(orders.c.id, orders.c.tenant_id)).all()
+        assert sorted(stored) == [(1, "acme"), (2, "globex"), (8, "acme")]
+
+
+def test_refusals_are_logged_with_structure_and_without_rows(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "partywall"), engine.connect() as connection:
+        with pytest.raises(MissingTenantContextError, match="No tenant is current"):
+            connection.execute(select(orders))
+
+        with tenant_scope("acme"), pytest.raises(UnscopedStatementError, match="wall_orders"):
+            connection.execute(text("SELECT amount FROM wall_orders WHERE amount = 20"))
+
+    missing, raw = caplog.records
+    assert (missing.event, missing.error) == ("refused", "MissingTenantContextError")
+    assert (raw.event, raw.details) == ("refused", {"tables": ["wall_orders"]})
+    assert "20" not in raw.getMessage()
+
+
+def test_unscoped_logs_its_reason_and_where_it_stands(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "partywall"), unscoped("nightly numbering"):
+        pass
+
+    (record,) = caplog.records
+    assert (record.event, record.reason) == ("unscoped", "nightly numbering")
+    assert Path(__file__).name in record.call_site
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_unscoped_needs_a_reason(reason: str) -> None:
+    with pytest.raises(ValueError, match="needs a reason"):
+        unscoped(reason)
+
+
+def test_unscoped_only_reads_unless_told_otherwise(engine: Engine) -> None:
+    with (
+        unscoped("a look"),
+        engine.begin() as connection,
+        pytest.raises(UnscopedStatementError, match="only reads"),
+    ):
+        connection.execute(orders.delete())
+
+    with unscoped("a clean-up", write=True), engine.begin() as connection:
+        assert connection.execute(lines.delete()).rowcount == 2
