@@ -298,7 +298,7 @@ def test_a30_a_wsgi_resolver_is_sync(recwarn: pytest.WarningsRecorder) -> None:
     with pytest.raises(ConfigurationError, match="cannot await its tenant.*a plain function"):
         wsgi(walled(resolve_tenant=resolve), environ())
 
-    assert not recwarn.list
+    assert not [warning for warning in recwarn if "never awaited" in str(warning.message)]
     app = walled(resolve_tenant=lambda request: asyncio.run(resolve(request)))
     assert wsgi(app, environ(tenant="globex")).body == b"acme"
 
