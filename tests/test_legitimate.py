@@ -106,6 +106,8 @@ from sqlalchemy.types import TypeDecorator
 
 import databases
 from partywall import (
+    CrossTenantAccessError,
+    MalformedTenantError,
     MissingTenantContextError,
     TenancyError,
     UnscopedStatementError,
@@ -1421,6 +1423,129 @@ def test_each_tenant_column_has_a_type_of_its_own(shared: Engine) -> None:
 
     assert _stored(shared, "SELECT tenant_id FROM by_prefix") == [("a-acme",), ("a-globex",)]
     assert _stored(shared, "SELECT tenant_id FROM by_other_prefix") == [("b-acme",), ("b-globex",)]
+
+
+class Plain(TypeDecorator[str]):
+    """As SQLModel declares its strings."""
+
+    impl = String(40)
+    cache_ok = True
+
+
+class Guid(TypeDecorator[uuid.UUID]):
+    """As SQLAlchemy's documentation writes it."""
+
+    impl = String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str | None:
+        return None if value is None else uuid.UUID(str(value)).hex
+
+    def process_result_value(self, value: Any, dialect: Any) -> uuid.UUID | None:
+        return None if value is None else uuid.UUID(value)
+
+
+class DeclaredGuid(Guid):
+    cache_ok = True
+
+    @property
+    def python_type(self) -> type[uuid.UUID]:
+        return uuid.UUID
+
+
+class Figures(TypeDecorator[int]):
+    impl = String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str | None:
+        return None if value is None else f"#{value}"
+
+    def process_result_value(self, value: Any, dialect: Any) -> int | None:
+        return None if value is None else int(value[1:])
+
+
+@tenant_aware
+class ByPlain(Base):
+    __tablename__ = "by_plain"
+    id = key()
+    tenant_id = mapped_column(Plain)
+    name = mapped_column(String(9))
+
+
+@tenant_aware
+class ByGuid(Base):
+    __tablename__ = "by_guid"
+    id = key()
+    tenant_id = mapped_column(Guid)
+    name = mapped_column(String(9))
+
+
+@tenant_aware
+class ByDeclaredGuid(Base):
+    __tablename__ = "by_declared_guid"
+    id = key()
+    tenant_id = mapped_column(DeclaredGuid)
+    name = mapped_column(String(9))
+
+
+@tenant_aware
+class ByFigures(Base):
+    __tablename__ = "by_figures"
+    id = key()
+    tenant_id = mapped_column(Figures)
+    name = mapped_column(String(9))
+
+
+UUIDS = uuid.UUID(int=0xACE), uuid.UUID(int=0x610BE)
+SPELLED = [
+    (ByPlain, str, UUIDS),
+    (ByPlain, uuid.UUID, UUIDS),
+    (ByGuid, str, UUIDS),
+    (ByGuid, uuid.UUID, UUIDS),
+    (ByDeclaredGuid, str, UUIDS),
+    (ByDeclaredGuid, uuid.UUID, UUIDS),
+    (ByDeclaredGuid, lambda tenant: tenant.upper(), UUIDS),
+    (ByFigures, str, (7, 8)),
+    (ByFigures, int, (7, 8)),
+]
+
+
+@pytest.mark.parametrize(("model", "spell", "tenants"), SPELLED)
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+def test_a_tenant_is_spelled_as_text_or_not(
+    shared: Engine, model: Any, spell: Any, tenants: Any
+) -> None:
+    mine, theirs = tenants
+    for whose in tenants:
+        with tenant_scope(whose), Session(shared) as session, session.begin():
+            session.add_all([model(name="x"), model(name="y")])
+
+    with tenant_scope(spell(str(mine))), Session(shared) as session:
+        first, second = session.scalars(select(model).order_by(model.id))
+        first.name = "z"
+        session.delete(second)
+        session.add(model(name="given", tenant_id=mine))
+        session.commit()
+        session.execute(insert(model).values(name="core", tenant_id=mine))
+        session.commit()
+        names = session.scalars(select(model.name).order_by(model.id)).all()
+        assert names == ["z", "given", "core"]
+        refused = pytest.raises(CrossTenantAccessError, match=str(theirs))
+        with refused:
+            session.add(model(name="x", tenant_id=theirs))
+
+        with refused:
+            session.execute(update(model).values(tenant_id=theirs))
+
+    with tenant_scope(theirs), Session(shared) as session:
+        assert session.scalars(select(model.name)).all() == ["x", "y"]
+
+
+def test_what_is_no_uuid_fits_no_type_of_uuids(shared: Engine) -> None:
+    for whose in TENANTS:
+        refused = pytest.raises(MalformedTenantError, match="does not fit")
+        with refused, tenant_scope(whose), Session(shared) as session:
+            session.scalars(select(ByDeclaredGuid)).all()
 
 
 @tenant_aware

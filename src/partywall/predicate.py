@@ -160,6 +160,12 @@ def fit(tenant: TenantId, type_: TypeEngine[Any]) -> Any:
 
 def _fitted(tenant: TenantId, type_: TypeEngine[Any]) -> Any:
     if isinstance(type_, TypeDecorator):
+        if not _converts(type_):
+            return _fitted(tenant, type_.impl_instance)
+
+        if _python_type(type_) is uuid.UUID:
+            return _as_uuid(tenant)
+
         return str(tenant) if isinstance(tenant, int) and may_collate(type_) else tenant
 
     if isinstance(type_, NullType):
@@ -192,7 +198,21 @@ def same_tenant(value: Any, tenant: TenantId, type_: TypeEngine[Any] | None = No
     if value == fitted:
         return True
 
-    return isinstance(value, (str, int, uuid.UUID)) and _fitted(value, type_) == fitted
+    if not isinstance(value, (str, int, uuid.UUID)):
+        return False
+
+    if isinstance(type_, TypeDecorator) and _converts(type_):
+        return _same_written(value, fitted)
+
+    return _fitted(value, type_) == fitted
+
+
+def _same_written(value: TenantId, tenant: TenantId) -> bool:
+    """For a type of the developer's own, which may take a text and give back what it says."""
+    if isinstance(value, uuid.UUID) or isinstance(tenant, uuid.UUID):
+        return _as_uuid(value) == _as_uuid(tenant)
+
+    return str(value) == str(tenant)
 
 
 _parameters: dict[Any, TenantParameter] = {}
@@ -226,6 +246,21 @@ def may_collate(type_: TypeEngine[Any]) -> bool:
 
 def plain(type_: TypeEngine[Any]) -> TypeEngine[Any]:
     return type_.impl_instance if isinstance(type_, TypeDecorator) else type_
+
+
+def _converts(type_: TypeDecorator[Any]) -> bool:
+    """Whether a type of the developer's own may write something else than the type it decorates."""
+    return any(
+        getattr(type(type_), name) is not getattr(TypeDecorator, name)
+        for name in ("process_bind_param", "bind_processor", "bind_expression")
+    )
+
+
+def _python_type(type_: TypeEngine[Any]) -> type[Any] | None:
+    try:
+        return type_.python_type
+    except NotImplementedError:
+        return None
 
 
 def same_bytes(one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement[bool]:
