@@ -204,7 +204,7 @@ def same_tenant(value: Any, tenant: TenantId, type_: TypeEngine[Any] | None = No
     if isinstance(type_, TypeDecorator) and _converts(type_):
         return _same_written(value, fitted)
 
-    return _fitted(value, type_) == fitted
+    return bool(_fitted(value, type_) == fitted)
 
 
 def _same_written(value: TenantId, tenant: TenantId) -> bool:
