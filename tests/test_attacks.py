@@ -22,6 +22,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Select,
+    Sequence,
     String,
     Table,
     and_,
@@ -657,6 +658,20 @@ def a_function_reads_a_whole_table(session: Session) -> Any:
     return session.execute(select(cast(func.table_to_xml(named, True, False, ""), String)))
 
 
+@attack(on="mariadb", refused=RAW)
+def a_sequences_name_reads_a_table(session: Session) -> Any:
+    name = _bare("s), (SELECT code FROM parcels LIMIT 1) -- ")
+    return session.connection().scalar(Sequence(name))
+
+
+@attack(on="mariadb", refused=RAW)
+def a_defaults_sequence_reads_a_table(session: Session) -> Any:
+    name = _bare("s), (SELECT code FROM parcels LIMIT 1) -- ")
+    number = Column("id", Integer, Sequence(name), primary_key=True)
+    numbered = Table("numbered", MetaData(), number, implicit_returning=False)
+    return session.execute(insert(numbered))
+
+
 # Constructs and types that bring their own SQL.
 
 
@@ -901,7 +916,7 @@ def it_was_compiled_with_the_values_of_another_tenant(session: Session) -> Any:
     return _execute_compiled(session, literally)
 
 
-@attack(refused="compiled by something else than its engine")
+@attack
 def a_cache_of_ones_own_hands_out_plain_sql(session: Session) -> Any:
     plain = select(P.c.code).compile(dialect=_plain_dialect(session))
 

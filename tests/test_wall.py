@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -104,6 +106,33 @@ def test_a_dialect_that_loses_the_condition_is_not_trusted() -> None:
     dialect.statement_compiler = Deaf
     with pytest.raises(ConfigurationError, match="without the tenant condition"):
         canary.sing(dialect)
+
+
+OPEN_BEFORE = """
+from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, select
+from partywall import MissingTenantContextError, tenant_scope, tenant_table
+
+connection = create_engine("sqlite://").connect()
+t = Table("t", MetaData(), Column("id", Integer), Column("tenant_id", String))
+t.create(connection)
+connection.execute(t.insert(), [{"id": 1, "tenant_id": "acme"}, {"id": 2, "tenant_id": "globex"}])
+assert len(connection.execute(select(t)).all()) == 2
+tenant_table(t)
+with tenant_scope("acme"):
+    assert connection.execute(select(t.c.id)).all() == [(1,)]
+
+try:
+    connection.execute(select(t))
+except MissingTenantContextError:
+    print("guarded")
+"""
+
+
+def test_a_connection_that_was_open_before_the_first_mark_is_guarded() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_BEFORE], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "guarded\n"
 
 
 def test_an_unknown_dialect_is_refused_for_owned_tables_only(

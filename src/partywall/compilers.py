@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         statement: Any
         string: str
         bind_names: dict[Any, str]
+        literal_execute_params: frozenset[Any]
         column_keys: list[str] | None
         current_executable: Any
         schema_translate_map: Any

@@ -20,9 +20,18 @@ from .errors import ConfigurationError, MalformedTenantError, MissingTenantConte
 
 TenantId = str | int | uuid.UUID
 
+_ID = (str, int, uuid.UUID)
+
 _log = logging.getLogger("partywall")
 _F = TypeVar("_F", bound=Callable[..., Any])
 _Given_co = TypeVar("_Given_co", covariant=True)
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, Any]:
+    return _NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +39,12 @@ class TenantContext:
     """A tenant and what the application wants to know about it."""
 
     tenant_id: TenantId
-    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    metadata: Mapping[str, Any] = field(default_factory=_nothing, hash=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(self.tenant_id)
-        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        if self.metadata is not _NOTHING:
+            object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (TenantContext, (self.tenant_id, dict(self.metadata)))
@@ -64,6 +74,8 @@ class Scope:
 
     __slots__ = ("context", "fitted", "outer", "over", "owner", "reason", "token", "write")
 
+    outer: Scope | None
+
     def __init__(
         self,
         owner: object,
@@ -77,10 +89,11 @@ class Scope:
         self.write = write
         self.over = False
         self.fitted: dict[Any, Any] = {}
-        self.outer = _current.get()
-        while self.outer is not None and self.outer.over:
-            self.outer = self.outer.outer
+        outer = _current.get()
+        while outer is not None and outer.over:
+            outer = outer.outer
 
+        self.outer = outer
         self.token: Token[Scope | None] = _current.set(self)
 
     def leave(self) -> None:
@@ -138,6 +151,9 @@ class Enterable:
     def _take(self, *, alone: bool = False) -> Scope:
         """The scope that is being left: the innermost one here, or one entered elsewhere."""
         scope = _current.get()
+        if self._entered and self._entered[-1] is scope:
+            return self._entered.pop()
+
         while scope is not None and (scope.owner is not self or scope not in self._entered):
             scope = scope.outer
 
@@ -158,7 +174,9 @@ class SyncScope(Enterable, Generic[_Given_co]):
     """The `with` form. As a decorator it serves functions, coroutines and generators alike."""
 
     def __enter__(self) -> _Given_co:
-        return cast(_Given_co, self._keep(self._open()).context)
+        scope = self._open()
+        self._entered.append(scope)
+        return cast(_Given_co, scope.context)
 
     def __exit__(self, *error: object) -> None:
         self._take().leave()
@@ -187,7 +205,7 @@ class tenant_scope(SyncScope[TenantContext]):
     """`with tenant_scope("acme"):` makes a tenant current, for this block, thread and task."""
 
     def __init__(self, tenant: TenantId | TenantContext, /) -> None:
-        super().__init__()
+        self._entered = []
         self._context = as_context(tenant)
 
     def _open(self) -> Scope:
@@ -368,7 +386,16 @@ def _astepwise(
 
 
 def as_context(tenant: TenantId | TenantContext) -> TenantContext:
-    return tenant if isinstance(tenant, TenantContext) else TenantContext(tenant)
+    if isinstance(tenant, TenantContext):
+        return tenant
+
+    # Others may not even be hashable.
+    return _context(tenant) if isinstance(tenant, _ID) else TenantContext(tenant)
+
+
+@functools.lru_cache(maxsize=16384, typed=True)
+def _context(tenant: TenantId) -> TenantContext:
+    return TenantContext(tenant)
 
 
 def drop(awaitable: object) -> None:

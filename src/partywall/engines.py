@@ -1,31 +1,30 @@
-"""Engine events: which compiler a statement goes through, and what a connection will not run.
+"""Which compiler a statement goes through, and what a connection will not run.
 
-An engine's dialect never executes anything. A connection is handed one of three twins of it: one
-that compiles through the wall, one for unscoped reading, one for unscoped writing. SQLAlchemy keys
-its caches by the dialect, so what is compiled for one is never run by another, and a table that is
-marked later gets fresh copies.
+An engine's dialect never executes anything. A connection that asks for it is handed one of three
+twins of it: one that compiles through the wall, one for unscoped reading, one for unscoped writing.
+SQLAlchemy keys its caches by the dialect, so what is compiled for one is never run by another, and
+a table that is marked later gets fresh copies.
 """
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event, schema
 from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
-from sqlalchemy.engine import Compiled, Connection, Dialect, Engine, ExceptionContext
+from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from . import canary, rawsql, references
 from .context import Scope, active_scope
-from .errors import ConfigurationError, TenancyError, UnscopedStatementError, refused
+from .errors import TenancyError, refused
 from .ownership import marks, on_first_mark, owned_names
-from .pins import pin, sessions_of
+from .pins import pin_sessions
 from .positions import tables_in
 from .texts import ReadOnly, only_reads, raw_sql
 from .wall import Wall
@@ -34,13 +33,25 @@ if TYPE_CHECKING:
 
     class _Context:
         compiled: Any
-        compiled_parameters: Any
+        compiled_parameters: list[dict[str, Any]]
+        dialect: Any
         root_connection: Connection
+        statement: Any
 
+        @classmethod
+        def _init_compiled(cls, *args: Any, **kwargs: Any) -> Any: ...
         def create_cursor(self) -> Any: ...
+        def pre_exec(self) -> None: ...
+        def _exec_default_clause_element(self, *args: Any) -> Any: ...
+        def _execute_scalar(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    class _DDLCompiler:
+        dialect: Any
+
+        def visit_create_view(self, *args: Any, **kwargs: Any) -> str: ...
 
 else:
-    _Context = object
+    _Context = _DDLCompiler = object
 
 
 _Classes = tuple[type[Any], type[Any], type[Any]]
@@ -53,94 +64,41 @@ class _Copies:
     reading: Dialect
     writing: Dialect
 
-    def for_scope(self, scope: Scope | None) -> Dialect:
-        if scope is None or scope.context is not None:
-            return self.walled
-
-        return self.writing if scope.write else self.reading
-
 
 def walled_dialect(engine: Engine) -> Dialect:
     """The dialect that compiles an engine's statements through the wall."""
     return _copies_of(engine.dialect).walled
 
 
-def _route(
-    connection: Connection, statement: Any, multiparams: Any, params: Any, options: Any
-) -> tuple[Any, Any, Any]:
-    copies = _copies_of(connection.engine.dialect)
+def _current_dialect(connection: Any) -> Any:
+    """The twin for whoever's turn it is."""
+    dialect = connection.engine.dialect
+    copies: _Copies | None = dialect.__dict__.get(_COPIES)
+    if copies is None or copies.marks != marks():
+        copies = _copies_of(dialect)
+
     scope = active_scope()
-    # Where no tenant is current, a view is a definition: it shows every tenant's rows.
-    is_view = scope is None and isinstance(statement, _CREATE_VIEW)
-    dialect = copies.writing if is_view else copies.for_scope(scope)
-    if connection.dialect is not dialect:
-        connection.dialect = dialect
+    if scope is None or scope.context is not None:
+        return copies.walled
 
-    if connection.get_execution_options().get("skip_user_error_events"):
-        # Left behind by reflection on MySQL; refusals would arrive wrapped.
-        connection.execution_options(skip_user_error_events=False)
-
-    if isinstance(statement, SQLCompiler) and (
-        statement.dialect is not dialect or getattr(statement, "holds_tenant", False)
-    ):
-        statement = _compiled_again(statement, dialect)
-
-    return statement, multiparams, params
+    return copies.writing if scope.write else copies.reading
 
 
-def _check(
-    connection: Connection,
-    cursor: Any,
-    statement: str,
-    parameters: Any,
-    context: Any,
-    executemany: bool,
-) -> None:
-    """The last look, at what is about to reach the driver."""
-    compiled = context.compiled
-    scope = active_scope()
-    dialect = _copies_of(connection.engine.dialect).for_scope(scope)
-    if not isinstance(compiled, SQLCompiler):
-        _refuse_driver_sql(
-            statement, scope, compiled is not None, isinstance(dialect, MySQLDialect)
-        )
-    elif compiled.dialect is not dialect or type(compiled) is not dialect.statement_compiler:
-        raise refused(
-            UnscopedStatementError(
-                "This statement was compiled by something else than its engine. Execute the "
-                "statement itself."
-            )
-        )
-    elif isinstance(compiled, Wall):
-        if compiled.needs_tenant and not isinstance(context, _Execution):
-            raise refused(ConfigurationError("Something else than partywall executes this engine."))
-
-        if compiled.references:
-            references.check(connection, context)
+def _ignore(connection: Any, dialect: Any) -> None:
+    """SQLAlchemy sets the engine's."""
 
 
-def _unwrap(context: ExceptionContext) -> BaseException | None:
-    """A refusal inside parameter processing reaches the caller as it was raised."""
-    error = context.original_exception
-    # A copy: SQLAlchemy raises it "from" the original, and no error should be its own cause.
-    return copy.copy(error) if isinstance(error, TenancyError) else None
-
-
-_LISTENERS: list[tuple[Any, str, Any]] = [
-    (Engine, "before_execute", _route),
-    (Engine, "before_cursor_execute", _check),
-]
-# SQLAlchemy 2.1 and later.
-_CREATE_VIEW: Any = getattr(schema, "CreateView", ())
 _WITH_A_BODY = re.compile(r"\bcreate\s+(?:or\s+replace\s+)?(?:function|procedure)\b", re.IGNORECASE)
 _COPIES = "_partywall"
+_COMPILER = "_partywall_compiler"
 _CLASSES = "_partywall_classes"
 
 
 @on_first_mark
 def _install() -> None:
-    for target, name, listener in _LISTENERS:
-        event.listen(target, name, listener, retval=listener is _route)
+    # Connections that are already open have it too. A listener for `before_execute` would do it as
+    # well, but then SQLAlchemy serves all of its events, for a tenth of a short query's time.
+    setattr(Connection, "dialect", property(_current_dialect, _ignore))  # noqa: B010
 
 
 def _copies_of(dialect: Any) -> _Copies:
@@ -158,7 +116,6 @@ def _copy(dialect: Any) -> _Copies:
     if classes is not None:
         return _Copies(as_of, *(_twin(dialect, cls) for cls in classes))
 
-    event.listen(dialect, "handle_error", _unwrap)
     classes = vars(dialect)[_CLASSES] = _classes_for(dialect)
     copies = _Copies(as_of, *(_twin(dialect, cls) for cls in classes))
     if _supported(dialect):
@@ -181,18 +138,24 @@ def _classes_for(dialect: Any) -> _Classes:
     walled = type(f"Walled{plain.__name__}", (Wall, plain), {"unsupported": unsupported})
     readonly = type(f"ReadOnly{plain.__name__}", (ReadOnly, plain), {})
     execution = type(f"Walled{context.__name__}", (_Execution, context), {})
+    ddl = dialect.ddl_compiler
+    walled_ddl = type(f"Walled{ddl.__name__}", (_Definitions, ddl), {})
     return (
-        _dialect_class(dialect, walled, execution),
-        _dialect_class(dialect, readonly, execution),
-        _dialect_class(dialect, plain, execution),
+        _dialect_class(dialect, walled, execution, walled_ddl),
+        _dialect_class(dialect, readonly, execution, ddl),
+        _dialect_class(dialect, plain, execution, ddl),
     )
 
 
-def _dialect_class(dialect: Any, compiler: type[Any], context: type[Any]) -> type[Any]:
+def _dialect_class(
+    dialect: Any, compiler: type[Any], context: type[Any], ddl: type[Any]
+) -> type[Any]:
     own = {
         # Data descriptors: they win over the attributes of the dialect that is shared.
-        "statement_compiler": property(lambda _: compiler),
+        "statement_compiler": property(attrgetter(_COMPILER)),
+        _COMPILER: compiler,
         "execution_ctx_cls": property(lambda _: context),
+        "ddl_compiler": property(lambda _: ddl),
         # SQLAlchemy looks for this one on the very class.
         "supports_statement_cache": dialect.supports_statement_cache,
         "__module__": type(dialect).__module__,
@@ -211,36 +174,118 @@ def _supported(dialect: Dialect) -> bool:
     return isinstance(dialect, (SQLiteDialect, PGDialect, MySQLDialect))
 
 
-class _Execution(_Context):
-    """Binds the tenant and pins the session, once for all parameter sets of an execution.
+class _Definitions(_DDLCompiler):
+    def visit_create_view(self, element: Any, **kw: Any) -> str:
+        if active_scope() is None:
+            # Where no tenant is current, a view is a definition: it shows every tenant's rows.
+            self.dialect = _copies_of(self.dialect).writing
 
-    `create_cursor` runs when these are complete, and before their values meet the driver's types.
-    """
+        return super().visit_create_view(element, **kw)
+
+
+class _Execution(_Context):
+    """Binds the tenant and pins the session, once for all parameter sets of an execution."""
 
     rendered_rows: Sequence[dict[str, Any]] = ()
+    went_through_the_wall = False
+
+    @classmethod
+    def _init_compiled(
+        cls,
+        dialect: Any,
+        connection: Any,
+        dbapi_connection: Any,
+        options: Any,
+        compiled: Any,
+        parameters: Any,
+        statement: Any,
+        extracted: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        # Asked for again: compiling it may have found another table to be owned.
+        dialect = connection.dialect
+        if compiled.dialect is not dialect or not _may_run(compiled, dialect):
+            # By something else than this connection, for another scope, or to be looked at.
+            compiled, extracted = _compiled_again(compiled, statement, dialect), None
+
+        try:
+            return super()._init_compiled(
+                dialect,
+                connection,
+                dbapi_connection,
+                options,
+                compiled,
+                parameters,
+                statement,
+                extracted,
+                *args,
+                **kwargs,
+            )
+        except TenancyError as error:
+            return _Refused(error)
 
     def create_cursor(self) -> Any:
+        """Runs when the parameters are complete, and before their values meet the driver's types."""
         compiled = self.compiled
-        if isinstance(compiled, Wall):
-            if compiled.needs_tenant:
-                compiled.bind_tenant(self.compiled_parameters)
-                if self.compiled.literal_execute_params and compiled.references:
-                    # These leave the parameters before references are checked.
-                    self.rendered_rows = [dict(row) for row in self.compiled_parameters]
-
-                _pin_session(self.root_connection)
-
-        elif compiled is not None:
-            _pin_session(self.root_connection)
+        if isinstance(compiled, Wall) and compiled.needs_tenant:
+            compiled.bind_tenant(self.compiled_parameters)
+            if compiled.references and compiled.literal_execute_params:
+                # These leave the parameters before references are checked.
+                self.rendered_rows = [dict(row) for row in self.compiled_parameters]
 
         return super().create_cursor()
 
+    def pre_exec(self) -> None:
+        """The last look, at what is about to reach the driver."""
+        compiled = self.compiled
+        if isinstance(compiled, Wall):
+            if compiled.needs_tenant:
+                pin_sessions(self.root_connection)
+                if compiled.references:
+                    references.check(self.root_connection, self)
+        else:
+            if compiled is not None:
+                pin_sessions(self.root_connection)
 
-def _pin_session(connection: Connection) -> None:
-    scope = active_scope()
-    if scope is not None:
-        for session in sessions_of(connection):
-            pin(session, scope).busy = True
+            if not isinstance(compiled, SQLCompiler):
+                self._refuse_foreign(self.statement)
+
+        super().pre_exec()
+
+    def _exec_default_clause_element(self, *args: Any) -> Any:
+        self.went_through_the_wall = True
+        try:
+            return super()._exec_default_clause_element(*args)
+        finally:
+            self.went_through_the_wall = False
+
+    def _execute_scalar(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        # The next value of a sequence, whose name may be anything.
+        if not self.went_through_the_wall:
+            self._refuse_foreign(statement)
+
+        return super()._execute_scalar(statement, *args, **kwargs)
+
+    def _refuse_foreign(self, sql: str) -> None:
+        mysql = isinstance(self.dialect, MySQLDialect)
+        _refuse_driver_sql(sql, active_scope(), self.compiled is not None, mysql)
+
+
+class _Refused:
+    """Stands for an execution that is not to be. What it raises here reaches the caller as it is."""
+
+    def __init__(self, error: TenancyError) -> None:
+        self._error = error
+
+    def pre_exec(self) -> None:
+        raise self._error
+
+
+def _may_run(compiled: Any, dialect: Any) -> bool:
+    return type(compiled) is dialect.statement_compiler and not getattr(
+        compiled, "holds_tenant", False
+    )
 
 
 def _refuse_driver_sql(sql: str, scope: Scope | None, ddl: bool, mysql: bool) -> None:
@@ -268,11 +313,10 @@ def _refuse_driver_sql(sql: str, scope: Scope | None, ddl: bool, mysql: bool) ->
         raise refused(only_reads(named))
 
 
-def _compiled_again(compiled: Any, dialect: Dialect) -> Compiled:
-    """What was compiled by another dialect, or for another scope, is compiled for this execution."""
-    again: Compiled = compiled.statement.compile(
+def _compiled_again(compiled: Any, statement: Any, dialect: Any) -> Any:
+    # SQLAlchemy 2.0 does not name the statement of what was compiled beforehand.
+    return (compiled.statement if statement is None else statement).compile(
         dialect=dialect,
         column_keys=compiled.column_keys,
         for_executemany=compiled.for_executemany,
     )
-    return again

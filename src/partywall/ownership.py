@@ -207,30 +207,45 @@ def tenant_types(names: Iterable[str]) -> list[TypeEngine[Any]]:
 
 def marks() -> int:
     """Changes whenever a table becomes owned: what was compiled before that is out of date."""
-    _own_associations()
+    if _read_as_of != _epoch:
+        _own_associations()
+
     return _marks
 
 
-def tenant_attributes(mapper: Mapper[Any]) -> tuple[tuple[str, Ownership], ...]:
-    """The attributes of a mapped class that hold the tenant."""
-    return _facts(mapper).attributes
+@dataclass(frozen=True, slots=True)
+class TenantAttribute:
+    """An attribute of a mapped class that holds the tenant."""
+
+    key: str
+    type: TypeEngine[Any]
+    shared: bool
 
 
-def owns_rows(mapper: Mapper[Any]) -> bool:
-    """Whether objects of this class belong to tenants."""
-    return _facts(mapper).owns
+def tenant_attributes(mapper: Mapper[Any]) -> tuple[TenantAttribute, ...] | None:
+    """Those of a class whose objects belong to tenants, however they do; None for any other."""
+    known: tuple[int, tuple[TenantAttribute, ...] | None] | None = mapper.__dict__.get(_ATTRIBUTES)
+    if known is not None and known[0] == _marks:
+        return known[1]
+
+    as_of = _marks
+    attributes = _tenant_attributes(mapper)
+    mapper.__dict__[_ATTRIBUTES] = (as_of, attributes)
+    return attributes
 
 
 _T = TypeVar("_T", bound=type[Any])
 _MARK = "__partywall__"
 _ENTRY = "_partywall"
-_FACTS = "_partywall_facts"
+_ATTRIBUTES = "_partywall_attributes"
 
 _lock = threading.RLock()
 _marks = 0
-_associations_as_of: tuple[int, int] | None = None
 _registries: WeakSet[registry] = WeakSet()
-_mappers = 0
+# Moves with every mark and every mapper; the mappers' relationships were read as of an earlier one.
+_epoch = 0
+_read_as_of = 0
+_reading = False
 _named: dict[str, WeakSet[Table]] = {}
 
 
@@ -260,35 +275,18 @@ def _entry_of(table: FromClause) -> _Entry | None:
     return entry
 
 
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    marks: int
-    owns: bool
-    attributes: tuple[tuple[str, Ownership], ...]
-
-
-def _facts(mapper: Mapper[Any]) -> _Facts:
-    known: _Facts | None = getattr(mapper, _FACTS, None)
-    if known is not None and known.marks == _marks:
-        return known
-
-    as_of = _marks
-    owns = False
-    attributes = []
-    for table in mapper.tables:
-        ownership = owned(table)
-        if ownership is None:
+def _tenant_attributes(mapper: Mapper[Any]) -> tuple[TenantAttribute, ...] | None:
+    found = []
+    ownerships = [(table, owned(table)) for table in mapper.tables]
+    for table, ownership in ownerships:
+        if ownership is None or ownership.column is None:
             continue
 
-        owns = True
-        column: Any = column_of(table, ownership)
         with suppress(UnmappedColumnError):
-            if column is not None:
-                attributes.append((mapper.get_property_by_column(column).key, ownership))
+            key = mapper.get_property_by_column(column_of(table, ownership)).key
+            found.append(TenantAttribute(key, ownership.column.type, ownership.shared))
 
-    facts = _Facts(as_of, owns, tuple(attributes))
-    setattr(mapper, _FACTS, facts)
-    return facts
+    return tuple(found) if any(ownership for _, ownership in ownerships) else None
 
 
 def column_of(table: FromClause, ownership: Ownership) -> Any:
@@ -471,17 +469,31 @@ def _own_associations() -> None:
     The mappers are read as far as they are known: to configure them here would be too early for a
     relationship to a class that is yet to come.
     """
-    global _associations_as_of
-    while _associations_as_of != (_marks, _mappers):
-        with _lock:
-            # Set first: asking what is owned on the way comes back here.
-            _associations_as_of = (_marks, _mappers)
-            for mapper in _known_mappers():
-                for relationship in mapper._init_properties.values():
-                    if isinstance(relationship, RelationshipProperty):
-                        secondary = _secondary(relationship, mapper)
-                        if isinstance(secondary, Table):
-                            _own_association(secondary)
+    global _read_as_of, _reading
+    with _lock:
+        if _reading:
+            # Asking what is owned on the way comes back here.
+            return
+
+        _reading = True
+        try:
+            while _read_as_of != _epoch:
+                as_of = _epoch
+                for table in _secondaries():
+                    _own_association(table)
+
+                _read_as_of = as_of
+        finally:
+            _reading = False
+
+
+def _secondaries() -> Iterator[Table]:
+    for mapper in _known_mappers():
+        for relationship in mapper._init_properties.values():
+            if isinstance(relationship, RelationshipProperty):
+                secondary = _secondary(relationship, mapper)
+                if isinstance(secondary, Table):
+                    yield secondary
 
 
 def _known_mappers() -> Iterator[Mapper[Any]]:
@@ -536,12 +548,19 @@ def _place(table: TableClause, default_schema: str | None) -> str:
 
 
 def _changed() -> None:
-    global _marks
+    global _marks, _epoch
     with _lock:
         _marks += 1
+        _epoch += 1
 
     while _on_first_mark:
         _on_first_mark.pop()()
+
+
+def _read_again() -> None:
+    global _epoch
+    with _lock:
+        _epoch += 1
 
 
 def _install() -> None:
@@ -559,9 +578,8 @@ def on_first_mark(install: Callable[[], None]) -> Callable[[], None]:
 
 
 def _own_if_marked(mapper: Mapper[Any], cls: type[Any]) -> None:
-    global _mappers
-    _mappers += 1
     _registries.add(mapper.registry)
+    _read_again()
     mark = getattr(cls, _MARK, None)
     if mark is None and mapper.inherits is not None and not mapper.concrete:
         entry = _entry_of(mapper.inherits.local_table)
@@ -579,8 +597,7 @@ def _own_if_marked(mapper: Mapper[Any], cls: type[Any]) -> None:
 
 def _resolve_all() -> None:
     """Tell of a wrong `through` when the mappers are configured, not at the first statement."""
-    global _associations_as_of
-    _associations_as_of = None
+    _read_again()
     _own_associations()
     for tables in tuple(_named.values()):
         for table in tuple(tables):

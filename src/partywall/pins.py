@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session, class_mapper
 
 from .context import Scope, TenantId, active_scope
 from .errors import CrossTenantAccessError, MissingTenantContextError, refused
-from .ownership import owns_rows, tenant_attributes
+from .ownership import tenant_attributes
 from .predicate import same_tenant
 
 _PIN = "_partywall_pin"
 _SESSIONS = "_partywall_sessions"
+_USED = "_partywall_used"
 
 if TYPE_CHECKING:
 
@@ -35,13 +36,11 @@ else:
 class Pin:
     """Whose a session is: a tenant's, or (None) that of an unscoped block."""
 
-    __slots__ = ("busy", "flushing", "forged", "scope", "tenant")
+    __slots__ = ("forged", "scope", "tenant")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.tenant: TenantId | None = None if scope.context is None else scope.context.tenant_id
-        self.busy = False
-        self.flushing = False
         self.forged: set[Any] = set()
 
     def serves(self, scope: Scope) -> bool:
@@ -62,7 +61,7 @@ def pin(session: Any, scope: Scope) -> Pin:
         return cast(Pin, mine)
 
     if mine is None or not mine.serves(scope):
-        if mine is not None and (mine.busy or session.new or session.deleted or len(held)):
+        if mine is not None and (_is_used(session) or session.new or session.deleted or len(held)):
             raise refused(_other_tenant(mine, scope))
 
         mine = Pin(scope)
@@ -89,25 +88,46 @@ def pin_of(session: Any) -> Pin | None:
 
 def follow(session: Session, connection: Any) -> None:
     """Remember for whom a connection works: rarely more than one session."""
-    others = [link for link in vars(connection).get(_SESSIONS, ()) if link() not in (None, session)]
-    setattr(connection, _SESSIONS, [*others, weakref.ref(session)])
+    links = connection.__dict__.get(_SESSIONS, ())
+    if links:
+        links = [link for link in links if link() not in (None, session)]
+
+    connection.__dict__[_SESSIONS] = (*links, weakref.ref(session))
 
 
 def leave(connection: Any) -> Any:
     """Forget it for a while; give what is returned to `resume`."""
-    links = vars(connection).get(_SESSIONS, ())
-    setattr(connection, _SESSIONS, ())
-    return links
+    return connection.__dict__.pop(_SESSIONS, ())
 
 
 def resume(connection: Any, links: Any) -> None:
-    setattr(connection, _SESSIONS, links)
+    connection.__dict__[_SESSIONS] = links
 
 
 def sessions_of(connection: Any) -> list[Any]:
     """The sessions that are in a transaction on a connection."""
-    sessions = [link() for link in vars(connection).get(_SESSIONS, ())]
+    sessions = [link() for link in connection.__dict__.get(_SESSIONS, ())]
     return [session for session in sessions if session is not None and session.in_transaction()]
+
+
+def pin_sessions(connection: Any) -> None:
+    """A connection that is used for a scope serves it with all of its sessions."""
+    scope = active_scope()
+    if scope is None:
+        return
+
+    for link in connection.__dict__.get(_SESSIONS, ()):
+        session = link()
+        transaction = None if session is None else session.get_transaction()
+        if transaction is not None:
+            pin(session, scope)
+            transaction.__dict__[_USED] = True
+
+
+def _is_used(session: Any) -> bool:
+    """Whether owned rows were used in the transaction that the session is in."""
+    transaction = session.get_transaction()
+    return transaction is not None and _USED in transaction.__dict__
 
 
 class _PinnedIdentityMap(_IdentityMap):
@@ -141,7 +161,7 @@ class _PinnedIdentityMap(_IdentityMap):
 
             return
 
-        if owns_rows(class_mapper(key[0])):
+        if tenant_attributes(class_mapper(key[0])) is not None:
             raise refused(
                 MissingTenantContextError() if scope is None else _other_tenant(mine, scope)
             )
@@ -149,13 +169,13 @@ class _PinnedIdentityMap(_IdentityMap):
 
 def _refuse_forged(state: Any, scope: Scope) -> None:
     """An object that was attached may have got another tenant's values since."""
-    for key, ownership in tenant_attributes(state.mapper):
-        value = state.dict.get(key)
+    for attribute in tenant_attributes(state.mapper) or ():
+        value = state.dict.get(attribute.key)
         if value is None or scope.context is None:
             continue
 
         tenant = scope.context.tenant_id
-        if not same_tenant(value, tenant, ownership.type):
+        if not same_tenant(value, tenant, attribute.type):
             raise refused(belongs_elsewhere(state, value, tenant))
 
 

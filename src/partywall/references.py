@@ -16,7 +16,6 @@ from typing import Any
 from sqlalchemy import Column, Integer, Table, inspect, null, select, text, tuple_
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import NoReferenceError
-from sqlalchemy.orm import Session
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import (
     BinaryExpression,
@@ -46,11 +45,10 @@ from .context import Scope
 from .errors import CrossTenantReferenceError, refused
 from .froms import source
 from .ownership import Ownership, Path, mapper_of, owned, path_of
-from .pins import Pin, leave, pin_of, resume, sessions_of
+from .pins import leave, pin_of, resume, sessions_of
 from .predicate import condition, shows_shared_rows
 
 _CHUNK = 200
-_CHECKED = "_partywall_checked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +114,6 @@ def _with_fixed(row: Mapping[str, Any], names: list[str], where: Sequence[Any]) 
 
 def check(connection: Connection, context: Any) -> None:
     """Refuse the statement that is about to run if it would point to another tenant's row."""
-    if _CHECKED in vars(context):
-        return
-
-    vars(context)[_CHECKED] = True
     names = {bind.key: name for bind, name in context.compiled.bind_names.items()}
     rows = context.compiled_parameters
     if context.rendered_rows:
@@ -179,13 +173,12 @@ def _matching(path: Path, keys: list[tuple[Any, ...]]) -> Select[Any]:
 @contextmanager
 def _unwalled(connection: Connection) -> Iterator[None]:
     """Not `unscoped`: the developer did not ask for it, and the session stays as it is."""
-    dialect, link = connection.dialect, leave(connection)
+    link = leave(connection)
     scope = Scope(None, None, "which references are foreign")
     try:
         yield
     finally:
         scope.leave()
-        connection.dialect = dialect
         resume(connection, link)
 
 
@@ -208,15 +201,15 @@ def _not_held(
         if identity in held and identity not in mine.forged:
             continue
 
-        added = _added(sessions[0], mine) if added is None else added
+        added = _added(sessions[0]) if added is None else added
         if identity[:2] not in added:
             yield key
 
 
-def _added(session: Session, mine: Pin) -> set[Any]:
+def _added(session: Any) -> set[Any]:
     """What a flush is about to add. Outside of one, a pending object is no proof of a row."""
     found: set[Any] = set()
-    if not mine.flushing:
+    if not session._flushing:
         return found
 
     for instance in session.new:

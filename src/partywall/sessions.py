@@ -5,6 +5,7 @@ They refuse early and by name; what they let through still meets the wall when i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import event
@@ -20,7 +21,7 @@ from .errors import (
     UnscopedStatementError,
     refused,
 )
-from .ownership import Ownership, on_first_mark, owns_rows, tenant_attributes
+from .ownership import TenantAttribute, on_first_mark, tenant_attributes
 from .pins import belongs_elsewhere, follow, pin, pin_of
 from .predicate import same_tenant, tenant_now, tenant_value
 
@@ -29,19 +30,10 @@ def _follow(session: Session, transaction: SessionTransaction, connection: Conne
     follow(session, connection)
 
 
-def _release(session: Session, transaction: SessionTransaction) -> None:
-    mine = pin_of(session)
-    if mine is not None:
-        mine.flushing = False
-        mine.busy = mine.busy and transaction.parent is not None
-
-
 def _pin_attached(session: Session, state: Any) -> None:
-    if not owns_rows(state.mapper):
-        return
-
+    attributes = tenant_attributes(state.mapper)
     scope = active_scope()
-    if scope is None:
+    if attributes is None or scope is None:
         return
 
     mine = pin(session, scope)
@@ -52,7 +44,7 @@ def _pin_attached(session: Session, state: Any) -> None:
             _check_when_filled(session, state)
 
     if scope.context is not None:
-        _refuse_foreign_object(state)
+        _refuse_foreign_object(state, attributes)
 
 
 def _check_when_filled(session: Session, state: Any) -> None:
@@ -64,7 +56,7 @@ def _check_when_filled(session: Session, state: Any) -> None:
         scope = active_scope()
         if scope is not None and scope.context is not None:
             try:
-                _refuse_foreign_object(state)
+                _refuse_foreign_object(state, tenant_attributes(state.mapper) or ())
             except CrossTenantAccessError:
                 session.expunge(state.obj())
                 raise
@@ -74,53 +66,46 @@ def _check_when_filled(session: Session, state: Any) -> None:
     state._commit_all = check_and_fill
 
 
-def _refuse_foreign_object(state: Any) -> None:
-    for key, ownership in tenant_attributes(state.mapper):
-        value = state.dict.get(key)
+def _refuse_foreign_object(state: Any, attributes: Iterable[TenantAttribute]) -> None:
+    values = state.dict
+    for attribute in attributes:
+        value = values.get(attribute.key)
         if value is not None:
-            _refuse_foreign_value(state, ownership, value)
+            _refuse_foreign_value(state, attribute, value)
 
 
 def _pin_flush(session: Session, flush_context: Any, instances: Any) -> None:
     scope = active_scope()
-    mine = pin_of(session)
-    if mine is not None and scope is not None:
-        mine = pin(session, scope)
-
-    if mine is not None:
-        mine.flushing = True
-
-
-def _end_flush(session: Session, flush_context: Any) -> None:
-    mine = pin_of(session)
-    if mine is not None:
-        mine.flushing = False
+    if scope is not None and pin_of(session) is not None:
+        pin(session, scope)
 
 
 def _stamp(mapper: Mapper[Any], connection: Connection, state: Any) -> None:
-    for key, ownership in tenant_attributes(mapper):
+    for attribute in tenant_attributes(mapper) or ():
         scope = active_scope()
         if scope is None:
             raise refused(MissingTenantContextError())
 
-        value = state.dict.get(key)
+        values = state.dict
+        value = values.get(attribute.key)
         if scope.context is not None:
             if value is None:
-                state.dict[key] = tenant_value(scope, ownership.type)
+                values[attribute.key] = tenant_value(scope, attribute.type)
             else:
-                _refuse_foreign_value(state, ownership, value)
+                _refuse_foreign_value(state, attribute, value)
 
-        elif value is None and not ownership.shared:
+        elif value is None and not attribute.shared:
             raise refused(
                 MissingTenantContextError(
-                    f"This {_name(state)} has no tenant. Inside unscoped() set {key!r} yourself.",
+                    f"This {_name(state)} has no tenant. "
+                    f"Inside unscoped() set {attribute.key!r} yourself.",
                     model=_name(state),
                 )
             )
 
 
 def _refuse_foreign(mapper: Mapper[Any], connection: Connection, state: Any) -> None:
-    for key, ownership in tenant_attributes(mapper):
+    for attribute in tenant_attributes(mapper) or ():
         scope = active_scope()
         if scope is None:
             raise refused(MissingTenantContextError())
@@ -131,20 +116,20 @@ def _refuse_foreign(mapper: Mapper[Any], connection: Connection, state: Any) -> 
         # Not `.history`: on an expired row it is empty, and the check would pass. What was never
         # loaded is left to the condition in the UPDATE itself.
         for values in (state.committed_state, state.dict):
-            value = values.get(key, NO_VALUE)
+            value = values.get(attribute.key, NO_VALUE)
             if value is not NO_VALUE:
-                _refuse_foreign_value(state, ownership, value)
+                _refuse_foreign_value(state, attribute, value)
 
 
+# With `retval` SQLAlchemy calls the listener itself; what it returns counts for nothing.
+_AS_IS = {"raw": True, "retval": True}
 _LISTENERS: list[tuple[Any, str, Any, dict[str, bool]]] = [
     (Session, "after_begin", _follow, {}),
-    (Session, "after_transaction_end", _release, {}),
     (Session, "before_attach", _pin_attached, {"raw": True}),
     (Session, "before_flush", _pin_flush, {}),
-    (Session, "after_flush", _end_flush, {}),
-    (Mapper, "before_insert", _stamp, {"raw": True}),
-    (Mapper, "before_update", _refuse_foreign, {"raw": True}),
-    (Mapper, "before_delete", _refuse_foreign, {"raw": True}),
+    (Mapper, "before_insert", _stamp, _AS_IS),
+    (Mapper, "before_update", _refuse_foreign, _AS_IS),
+    (Mapper, "before_delete", _refuse_foreign, _AS_IS),
 ]
 
 
@@ -158,7 +143,7 @@ def _install() -> None:
         event.listen(target, name, listener, **options)
 
 
-def _refuse_foreign_value(state: Any, ownership: Ownership, value: Any) -> None:
+def _refuse_foreign_value(state: Any, attribute: TenantAttribute, value: Any) -> None:
     tenant = tenant_now()
     if value == tenant and not isinstance(value, bool):
         return
@@ -183,7 +168,7 @@ def _refuse_foreign_value(state: Any, ownership: Ownership, value: Any) -> None:
             )
         )
 
-    if not same_tenant(value, tenant, ownership.type):
+    if not same_tenant(value, tenant, attribute.type):
         raise refused(belongs_elsewhere(state, value, tenant))
 
 
