@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    Column,
     Enum,
     Integer,
     LargeBinary,
@@ -124,12 +125,18 @@ def condition(
     if ownership.column is not None:
         column = column_in(table, ownership.column)
         mine = _equals_tenant(column, ownership.column.type, dialect)
-        nobody = [_is_null(column)]
     else:
         mine = and_(*(_reaches(path, table, dialect, changing) for path in ownership.paths))
-        nobody = [_is_null(column_in(table, c)) for path in ownership.paths for c in path.local]
 
-    return or_(mine, and_(*nobody)) if ownership.shared and not changing else mine
+    if changing or not ownership.shared:
+        return mine
+
+    holders = [ownership.column] if ownership.column is not None else _links(ownership)
+    return or_(mine, and_(*(_is_null(column_in(table, holder)) for holder in holders)))
+
+
+def _links(ownership: Ownership) -> list[Column[Any]]:
+    return [column for path in ownership.paths for column in path.local]
 
 
 def absent(table: FromClause, ownership: Ownership) -> ColumnElement[bool]:

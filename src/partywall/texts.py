@@ -204,8 +204,9 @@ class Texts(Compiler):
         Text, names that go unquoted, types and constructs of the developer's own all end here.
         """
         names = owned_names()
-        words = Counter(word for word in _WORDS.findall(self.string.casefold()) if word in names)
-        plain = self.string.isascii() and "u&" not in self.string.casefold()
+        text = self.string.casefold()
+        words = Counter([word for word in _WORDS.findall(text) if word in names])
+        plain = self.string.isascii() and "u&" not in text
         spaced = self.raw_parts and not all(map(str.isidentifier, names))
         if words <= self.rendered and plain and not spaced:
             return
