@@ -107,6 +107,7 @@ from sqlalchemy.types import TypeDecorator
 import databases
 from partywall import (
     CrossTenantAccessError,
+    CrossTenantReferenceError,
     MalformedTenantError,
     MissingTenantContextError,
     TenancyError,
@@ -1654,6 +1655,49 @@ def test_keys_that_include_the_tenant(shared: Engine) -> None:
             assert session.get(Shelf, (whose, 1)).name == "merged"  # type: ignore[union-attr]
             assert session.get(Shelf, (other, 1)) is None
             assert len(session.get(Shelf, (whose, 1)).books) == 4  # type: ignore[union-attr]
+
+
+@tenant_aware
+class Seat(Base):
+    __tablename__ = "seats"
+    __table_args__ = (ForeignKeyConstraint(["hall", "behind"], ["seats.hall", "seats.number"]),)
+    hall = mapped_column(Integer, primary_key=True, autoincrement=False)
+    number = mapped_column(Integer, primary_key=True, autoincrement=False)
+    tenant_id = tenant()
+    behind = mapped_column(Integer)
+
+
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+def test_part_of_a_key_is_set_where_the_rest_is_known_or_it_becomes_null(shared: Engine) -> None:
+    for hall, whose in enumerate(TENANTS):
+        with tenant_scope(whose), Session(shared) as session, session.begin():
+            session.add(Seat(hall=hall, number=1))
+            session.flush()
+            session.add(Seat(hall=hall, number=2, behind=1))
+
+    with tenant_scope("acme"), Session(shared) as session:
+        seat = session.get_one(Seat, (0, 2))
+        seat.behind = None
+        session.commit()
+        seat.behind = 1
+        session.commit()
+        session.execute(update(Seat).values(behind=None))
+        session.execute(update(Seat).where(Seat.hall == 0, Seat.number == 2).values(behind=1))
+        session.commit()
+        with pytest.raises(CrossTenantReferenceError, match="does not belong"):
+            session.execute(
+                update(Seat).where((Seat.hall == 1) & (Seat.number == 2)).values(behind=1)
+            )
+
+        with pytest.raises(CrossTenantReferenceError, match="cannot be told"):
+            session.execute(update(Seat).values(behind=1))
+
+    assert _stored(shared, "SELECT hall, number, behind FROM seats ORDER BY 1, 2") == [
+        (0, 1, None),
+        (0, 2, 1),
+        (1, 1, None),
+        (1, 2, 1),
+    ]
 
 
 @tenant_aware

@@ -22,9 +22,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import BinaryExpression, ColumnClause, ColumnElement
+from sqlalchemy.sql.elements import BinaryExpression, ColumnClause, ColumnElement, Grouping
 from sqlalchemy.sql.expression import FromClause
-from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
 from .context import Scope, TenantId, active_scope
@@ -67,18 +66,14 @@ class GuardColumn(ColumnClause[Any]):
         return []
 
 
-class Bytes(ColumnElement[bytes]):
+class Bytes(Grouping[Any]):
     """A string as bytes, for a comparison that no collation takes part in."""
 
     __visit_name__ = "partywall_bytes"
     inherit_cache = True
 
-    _traverse_internals = [  # noqa: RUF012  the form that SQLAlchemy asks for
-        ("element", InternalTraversal.dp_clauseelement)
-    ]
-
     def __init__(self, element: ColumnElement[Any]) -> None:
-        self.element = element
+        super().__init__(element)
         self.type = LargeBinary()
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import (
     BinaryExpression,
     BindParameter,
+    BooleanClauseList,
     Case,
     ClauseElement,
     ColumnClause,
@@ -103,13 +104,22 @@ def _with_fixed(row: Mapping[str, Any], names: list[str], where: Sequence[Any]) 
     """A key of several columns of which only some are set: WHERE may say what the others are."""
     fixed = {
         clause.left.name.casefold(): clause.right
-        for clause in where
+        for clause in _conjuncts(where)
         if isinstance(clause, BinaryExpression)
         and clause.operator is operators.eq
         and isinstance(clause.left, ColumnClause)
         and isinstance(clause.right, BindParameter)
     }
     return [row.get(name, fixed.get(name, UNKNOWN)) for name in names]
+
+
+def _conjuncts(where: Iterable[Any]) -> Iterator[Any]:
+    """What must all be true; the unit of work states it as one AND."""
+    for clause in where:
+        if isinstance(clause, BooleanClauseList) and clause.operator is operators.and_:
+            yield from _conjuncts(clause.clauses)
+        else:
+            yield clause
 
 
 def check(connection: Connection, context: Any) -> None:
@@ -124,13 +134,17 @@ def check(connection: Connection, context: Any) -> None:
         for row in rows:
             for sources in reference.sources:
                 key = tuple(_value(source, row, names) for source in sources)
+                if None in key:
+                    # Partly NULL it refers to nothing, whatever the rest is.
+                    if reference.required:
+                        raise refused(_belongs_to_nobody(reference))
+
+                    continue
+
                 if not all(map(_is_sure, key, reference.path.remote)):
                     raise refused(_cannot_tell(reference.table, reference.path))
 
-                if None not in key:
-                    keys.add(key)
-                elif reference.required:
-                    raise refused(_belongs_to_nobody(reference))
+                keys.add(key)
 
         if keys:
             _look_up(connection, reference, keys)
@@ -256,11 +270,13 @@ def _sources(values: list[Any], path: Path, ownership: Ownership) -> Iterator[tu
 
 
 def _origins(value: Any, path: Path) -> Iterator[_Source]:
-    """Where an expression's value may come from; nothing if that cannot be told."""
-    if value is UNKNOWN:
-        return
+    """Where an expression's value may come from; nothing if that cannot be told.
 
-    if isinstance(value, Given):
+    What is UNKNOWN counts only beside parts of the key that are not NULL.
+    """
+    if value is UNKNOWN:
+        yield _Constant(UNKNOWN)
+    elif isinstance(value, Given):
         yield value
     elif isinstance(value, BindParameter):
         # A type of the developer's own may write something else than it is given.
