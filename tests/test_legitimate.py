@@ -116,6 +116,7 @@ from partywall import (
     current_tenant,
     tenant_aware,
     tenant_scope,
+    tenant_table,
     unscoped,
 )
 from partywall.context import without_tenant
@@ -749,12 +750,16 @@ def upserts_of_mysql(session: Session) -> None:
     many = many.on_duplicate_key_update(name=many.inserted.name)
     session.execute(many, [{"id": 1, "name": "m"}, {"id": 3, "name": "n"}])
     assert names(session) == ["m", "n"]
+    own = select(J.c.id, func.concat(J.c.name, "!"))
+    again = mysql.insert(J).from_select(["id", "name"], own)
+    session.execute(again.on_duplicate_key_update(name=again.inserted.name))
+    assert names(session) == ["m!", "n!"]
     visit = mysql.insert(V).values(id=1, job_id=3)
     session.execute(visit.on_duplicate_key_update(job_id=visit.inserted.job_id))
     session.execute(visit.on_duplicate_key_update(job_id=1))
     longer = mysql.insert(J).values(id=1)
     session.execute(longer.on_duplicate_key_update(name=func.concat(J.c.name, "x"), pay=None))
-    assert session.execute(select(J.c.name, J.c.pay).where(J.c.id == 1)).one() == ("mx", None)
+    assert session.execute(select(J.c.name, J.c.pay).where(J.c.id == 1)).one() == ("m!x", None)
 
 
 @legitimate
@@ -1655,6 +1660,30 @@ def test_keys_that_include_the_tenant(shared: Engine) -> None:
             assert session.get(Shelf, (whose, 1)).name == "merged"  # type: ignore[union-attr]
             assert session.get(Shelf, (other, 1)) is None
             assert len(session.get(Shelf, (whose, 1)).books) == 4  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+def test_a_table_may_be_called_values(shared: Engine) -> None:
+    table = Table(
+        "values",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("tenant_id", String(9)),
+    )
+    table.drop(shared, checkfirst=True)
+    table.create(shared)
+    tenant_table(table)
+    value = type("Value", (), {})
+    sqlalchemy.orm.registry().map_imperatively(value, table)
+    for whose in TENANTS:
+        with tenant_scope(whose), Session(shared) as session:
+            session.add_all([value(), value()])
+            session.commit()
+            assert session.scalar(select(func.count()).select_from(table)) == 2
+
+    name = shared.dialect.identifier_preparer.format_table(table)
+    assert len(_stored(shared, f"SELECT * FROM {name}")) == 4
+    table.drop(shared)
 
 
 @tenant_aware

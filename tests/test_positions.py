@@ -246,6 +246,24 @@ def test_each_use_is_counted() -> None:
     assert tables_in("DELETE a, orders FROM a, orders")["orders"] == 2
 
 
+@pytest.mark.parametrize(
+    ("sql", "times"),
+    [
+        ("INSERT INTO a (x) SELECT p0 FROM (VALUES (1, 2)) AS s(p0, n) ORDER BY n", 0),
+        ("SELECT * FROM a JOIN LATERAL (VALUES (1), (2)) AS v(x) ON true", 0),
+        ("SELECT * FROM (VALUES (1) UNION SELECT x FROM values)", 1),
+        ("SELECT * FROM (values)", 1),
+        ("SELECT * FROM (values values (x))", 1),
+        ("SELECT * FROM (values, b)", 1),
+        ("SELECT * FROM (b.values (x))", 1),
+        ('SELECT * FROM ("values" (x))', 1),
+        ("SELECT * FROM a, values (x)", 1),
+    ],
+)
+def test_rows_are_no_table_called_values(sql: str, times: int) -> None:
+    assert tables_in(sql)["values"] == times
+
+
 def test_a_hash_is_an_operator_where_it_begins_no_comment() -> None:
     sql = "SELECT a #>> '{x}', orders.b FROM stats"
     assert tables_in(sql)["orders"] == 1

@@ -223,6 +223,8 @@ class _Reader:
         level = self.level
         call, second, _ = self.last
         if call == "values" and (second == "(" or second in _SET_OPERATORS):
+            # Rows, not the table that it seemed to be.
+            self.counts.subtract(self.item)
             level.listing, self.awaits = False, ""
 
         joined_using = self.awaits == "using" and (

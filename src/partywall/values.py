@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from sqlalchemy import Table, case, select
+from sqlalchemy.dialects.mysql.dml import OnDuplicateClause
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import (
     BindParameter,
@@ -96,6 +97,9 @@ class Values(Texts):
 
         if ownership is not None:
             self.refuse_replacing(state.statement, ownership)
+            if _updates_its_source(state.statement):
+                state.statement = _with_derived_source(state.statement)
+
             if ownership.column is not None:
                 self._stamp(state, ownership)
 
@@ -352,6 +356,25 @@ def _with_tenant_column(statement: Any, ownership: Ownership) -> Any:
         columns = (ColumnClause(c.name, c.type) for c in (*known.c, ownership.column))
         statement.table = TableClause(known.name, *columns, schema=known.schema)
 
+    return statement
+
+
+def _updates_its_source(statement: Any) -> bool:
+    """Whether ON DUPLICATE KEY UPDATE would find each of the table's columns twice."""
+    return (
+        isinstance(statement._post_values_clause, OnDuplicateClause)
+        and isinstance(statement.select, Select)
+        and any(
+            hash(leaf) == hash(statement.table)
+            for from_ in statement.select.get_final_froms()
+            for leaf in leaves(from_)
+        )
+    )
+
+
+def _with_derived_source(statement: Any) -> Any:
+    statement = statement._clone()
+    statement.select = select(*statement.select.subquery().c)
     return statement
 
 
