@@ -174,9 +174,7 @@ class SyncScope(Enterable, Generic[_Given_co]):
     """The `with` form. As a decorator it serves functions, coroutines and generators alike."""
 
     def __enter__(self) -> _Given_co:
-        scope = self._open()
-        self._entered.append(scope)
-        return cast(_Given_co, scope.context)
+        return cast(_Given_co, self._keep(self._open()).context)
 
     def __exit__(self, *error: object) -> None:
         self._take().leave()
@@ -207,6 +205,10 @@ class tenant_scope(SyncScope[TenantContext]):
     def __init__(self, tenant: TenantId | TenantContext, /) -> None:
         self._entered = []
         self._context = as_context(tenant)
+
+    def __enter__(self) -> TenantContext:
+        self._entered.append(Scope(self, self._context))
+        return self._context
 
     def _open(self) -> Scope:
         return Scope(self, self._context)

@@ -6,7 +6,7 @@ Only the use of owned rows pins a session. Global tables may be read under any t
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session, class_mapper
 
@@ -55,20 +55,20 @@ class Pin:
 
 def pin(session: Any, scope: Scope) -> Pin:
     """The first use decides whose the session is; nobody else uses it until it is emptied."""
-    mine: Any = getattr(session, _PIN, None)
+    mine: Pin | None = session.__dict__.get(_PIN)
     held = session.identity_map
-    if mine is not None and mine.scope is scope and getattr(held, _PIN, None) is mine:
-        return cast(Pin, mine)
+    pinned = held.__dict__.get(_PIN)
+    if mine is not None and mine.scope is scope and pinned is mine:
+        return mine
 
     if mine is None or not mine.serves(scope):
         if mine is not None and (_is_used(session) or session.new or session.deleted or len(held)):
             raise refused(_other_tenant(mine, scope))
 
-        mine = Pin(scope)
-        setattr(session, _PIN, mine)
+        mine = session.__dict__[_PIN] = Pin(scope)
 
     mine.scope = scope
-    if getattr(held, _PIN, None) is not mine:
+    if pinned is not mine:
         mine.forged.clear()
         if len(held):
             held.__class__ = _pinned(type(held))
@@ -76,13 +76,13 @@ def pin(session: Any, scope: Scope) -> Pin:
             # Not a change of class: an object of its own keeps its attributes fast.
             held = session.identity_map = _pinned(type(held))()
 
-        setattr(held, _PIN, mine)
+        held.__dict__[_PIN] = mine
 
-    return cast(Pin, mine)
+    return mine
 
 
 def pin_of(session: Any) -> Pin | None:
-    mine: Pin | None = getattr(session, _PIN, None)
+    mine: Pin | None = session.__dict__.get(_PIN)
     return mine
 
 
