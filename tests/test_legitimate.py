@@ -15,6 +15,7 @@ import pickle
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
+from unittest import mock
 
 import pytest
 import sqlalchemy
@@ -60,6 +61,7 @@ from sqlalchemy import (
     values,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import (
     CompileError,
@@ -1660,6 +1662,47 @@ def test_keys_that_include_the_tenant(shared: Engine) -> None:
             assert session.get(Shelf, (whose, 1)).name == "merged"  # type: ignore[union-attr]
             assert session.get(Shelf, (other, 1)) is None
             assert len(session.get(Shelf, (whose, 1)).books) == 4  # type: ignore[union-attr]
+
+
+def test_a_dialect_is_given_an_execution_context_of_ones_own(shared: Engine) -> None:
+    begun: list[str] = []
+
+    class Own(SQLiteExecutionContext):
+        def pre_exec(self) -> None:
+            begun.append(self.statement)
+            super().pre_exec()
+
+    def ids() -> list[int]:
+        with shared.connect() as connection:
+            return list(connection.scalars(select(Job.id).order_by(Job.id)))
+
+    with tenant_scope("acme"):
+        mine = ids()
+
+    with shared.connect() as connection:
+        dialects = [shared.dialect, connection.dialect]
+
+    for dialect in dialects:
+        begun.clear()
+        with mock.patch.object(dialect, "execution_ctx_cls", Own):
+            with tenant_scope("acme"):
+                assert ids() == mine
+
+            with pytest.raises(MissingTenantContextError, match="No tenant is current"):
+                ids()
+
+        assert len(begun) == 1
+        with tenant_scope("acme"):
+            assert ids() == mine
+
+        assert len(begun) == 1
+
+
+def test_a_dialect_may_be_a_stand_in() -> None:
+    engine = create_engine("sqlite://", _initialize=False)
+    engine.dialect = mock.Mock()
+    with engine.connect() as connection:
+        assert connection.dialect is engine.dialect
 
 
 @pytest.mark.parametrize("shared", DRIVERS, indirect=True)

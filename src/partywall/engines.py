@@ -75,6 +75,10 @@ def _current_dialect(connection: Any) -> Any:
     dialect = connection.engine.dialect
     copies: _Copies | None = dialect.__dict__.get(_COPIES)
     if copies is None or copies.marks != marks():
+        if not isinstance(dialect.statement_compiler, type):
+            # A stand-in, as tests have it: it compiles nothing.
+            return dialect
+
         copies = _copies_of(dialect)
 
     scope = active_scope()
@@ -91,6 +95,7 @@ def _ignore(connection: Any, dialect: Any) -> None:
 _WITH_A_BODY = re.compile(r"\bcreate\s+(?:or\s+replace\s+)?(?:function|procedure)\b", re.IGNORECASE)
 _COPIES = "_partywall"
 _COMPILER = "_partywall_compiler"
+_CONTEXT = "_partywall_context"
 _CLASSES = "_partywall_classes"
 
 
@@ -137,7 +142,7 @@ def _classes_for(dialect: Any) -> _Classes:
 
     walled = type(f"Walled{plain.__name__}", (Wall, plain), {"unsupported": unsupported})
     readonly = type(f"ReadOnly{plain.__name__}", (ReadOnly, plain), {})
-    execution = type(f"Walled{context.__name__}", (_Execution, context), {})
+    execution = _walled_context(context)
     ddl = dialect.ddl_compiler
     walled_ddl = type(f"Walled{ddl.__name__}", (_Definitions, ddl), {})
     return (
@@ -154,13 +159,30 @@ def _dialect_class(
         # Data descriptors: they win over the attributes of the dialect that is shared.
         "statement_compiler": property(attrgetter(_COMPILER)),
         _COMPILER: compiler,
-        "execution_ctx_cls": property(lambda _: context),
+        "execution_ctx_cls": property(attrgetter(_CONTEXT), _set_context, _reset_context),
+        _CONTEXT: context,
         "ddl_compiler": property(lambda _: ddl),
         # SQLAlchemy looks for this one on the very class.
         "supports_statement_cache": dialect.supports_statement_cache,
         "__module__": type(dialect).__module__,
     }
     return type(type(dialect).__name__, (type(dialect),), own)
+
+
+def _walled_context(plain: type[Any]) -> type[Any]:
+    if issubclass(plain, _Execution):
+        return plain
+
+    return type(f"Walled{plain.__name__}", (_Execution, plain), {})
+
+
+def _set_context(dialect: Any, plain: type[Any]) -> None:
+    """A context of the developer's own, for this dialect and its twins."""
+    vars(dialect)[_CONTEXT] = _walled_context(plain)
+
+
+def _reset_context(dialect: Any) -> None:
+    vars(dialect).pop(_CONTEXT, None)
 
 
 def _twin(dialect: Any, cls: type[Any]) -> Any:
