@@ -6,7 +6,16 @@ import pickle
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, create_engine, select
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    select,
+)
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -234,6 +243,104 @@ def test_a_pickled_table_is_still_known_by_its_name(engine: Engine) -> None:
     again = pickle.loads(pickle.dumps(table.metadata)).tables["ownership_sent"]
     with tenant_scope("globex"), engine.connect() as connection:
         assert connection.execute(select(again.c.id)).scalars().all() == [2]
+
+
+def original(name: str, *columns: Column[object]) -> Table:
+    return Table(name, MetaData(), Column("id", Integer, primary_key=True), *columns)
+
+
+def renamed(table: Table) -> Table:
+    return table.to_metadata(table.metadata, name=f"{table.name}_old")
+
+
+def history(table: Table) -> Table:
+    """As libraries that keep history build their tables: no foreign keys, another primary key."""
+    columns = [column._copy() for column in table.columns]
+    version = Column("version", Integer, primary_key=True, default=1)
+    return Table(f"{table.name}_history", table.metadata, *columns, version)
+
+
+@pytest.mark.parametrize("copied", [renamed, history])
+def test_a_table_made_from_the_columns_of_an_owned_one_is_owned(engine: Engine, copied) -> None:
+    table = original(f"ownership_to_{copied.__name__}", Column("organization", String(20)))
+    copy = copied(tenant_table(table, column="organization"))
+    copy.create(engine)
+    for key, tenant in enumerate(["acme", "globex"], 1):
+        with tenant_scope(tenant), engine.begin() as connection:
+            connection.execute(copy.insert().values(id=key))
+
+    for key, tenant in enumerate(["acme", "globex"], 1):
+        with tenant_scope(tenant), engine.begin() as connection:
+            rows = connection.execute(select(copy.c.id, copy.c.organization)).all()
+            assert rows == [(key, tenant)]
+
+    with engine.connect() as connection, pytest.raises(MissingTenantContextError, match="current"):
+        connection.execute(select(copy.c.id))
+
+
+def test_a_copy_of_a_copy_is_owned(engine: Engine) -> None:
+    table = tenant_table(original("ownership_twice_copied", Column("tenant_id", String(20))))
+    copy = history(renamed(table))
+    with engine.connect() as connection, pytest.raises(MissingTenantContextError, match="current"):
+        connection.execute(select(copy.c.id))
+
+
+def test_shared_rows_stay_shared_in_a_copy(engine: Engine) -> None:
+    table = original("ownership_to_share", Column("tenant_id", String(20)))
+    copy = history(tenant_table(table, shared=True))
+    copy.create(engine)
+    with unscoped("rows for all and for one", write=True), engine.begin() as connection:
+        rows = [{"id": 1, "tenant_id": None}, {"id": 2, "tenant_id": "globex"}]
+        connection.execute(copy.insert(), rows)
+
+    with tenant_scope("acme"), engine.begin() as connection:
+        assert connection.execute(select(copy.c.id)).scalars().all() == [1]
+        assert connection.execute(copy.delete()).rowcount == 0
+
+
+@pytest.mark.parametrize("copied", [renamed, history])
+def test_a_copy_without_a_tenant_column_is_refused_until_it_is_marked(
+    engine: Engine, copied
+) -> None:
+    parent = original(f"ownership_over_{copied.__name__}", Column("tenant_id", String(20)))
+    child = Table(
+        f"ownership_below_{copied.__name__}",
+        parent.metadata,
+        Column("id", Integer, primary_key=True),
+        Column("parent_id", ForeignKey(parent.c.id)),
+    )
+    tenant_table(parent)
+    copy = copied(tenant_table(child, through="parent_id"))
+    configure_mappers()
+    with tenant_scope("acme"), engine.connect() as connection:
+        for statement in (select(copy.c.id), copy.insert().values(id=1), copy.delete()):
+            with pytest.raises(ConfigurationError, match="has no tenant column of its own"):
+                connection.execute(statement)
+
+    copy.append_column(Column("owner", String(20)))
+    parent.metadata.create_all(engine)
+    tenant_table(copy, column="owner")
+    for key, tenant in enumerate(["acme", "globex"], 1):
+        with tenant_scope(tenant), engine.begin() as connection:
+            connection.execute(copy.insert().values(id=key))
+            assert connection.execute(select(copy.c.id)).scalars().all() == [key]
+
+
+def test_a_copy_for_another_metadata_keeps_the_path_to_its_parent(engine: Engine) -> None:
+    parent = tenant_table(original("ownership_parent", Column("tenant_id", String(20))))
+    child = Table(
+        "ownership_with_parent",
+        parent.metadata,
+        Column("id", Integer, primary_key=True),
+        Column("parent_id", ForeignKey(parent.c.id)),
+    )
+    parent.metadata.create_all(engine)
+    copy = tenant_table(child, through="parent_id").to_metadata(MetaData())
+    for key, tenant in enumerate(["acme", "globex"], 1):
+        with tenant_scope(tenant), engine.begin() as connection:
+            connection.execute(parent.insert().values(id=key))
+            connection.execute(child.insert().values(id=key, parent_id=key))
+            assert connection.execute(select(copy.c.id)).scalars().all() == [key]
 
 
 def test_unscoped_sees_every_tenant(engine: Engine) -> None:

@@ -252,12 +252,20 @@ _named: dict[str, WeakSet[Table]] = {}
 class _Entry:
     """What is known of one marked table; kept on the table itself, so that it dies with it."""
 
-    __slots__ = ("mapper", "mark", "name", "ownership", "resolving")
+    __slots__ = ("mapper", "mark", "name", "original", "ownership", "resolving")
 
-    def __init__(self, name: str, mark: Mark | None, mapper: Mapper[Any] | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        mark: Mark | None,
+        mapper: Mapper[Any] | None,
+        original: Table | None = None,
+    ) -> None:
         self.name = name
         self.mark = mark
         self.mapper = mapper
+        # Of a copy that nobody has marked.
+        self.original = original
         self.ownership: Ownership | None = None
         self.resolving = False
 
@@ -330,7 +338,7 @@ def _own_mapper(mapper: Mapper[Any], mark: Mark) -> None:
     _own_table(table, _Entry(model, mark, mapper), column)
     for level in mapper.iterate_to_root():
         other = level.local_table
-        if other is table or not isinstance(other, Table) or _entry_of(other):
+        if other is table or not isinstance(other, Table) or _is_marked(other):
             continue
 
         own = None if column is None else other.c.get(column.key)
@@ -352,7 +360,7 @@ def _own_table(table: FromClause, entry: _Entry, column: Column[Any] | None) -> 
         )
 
     earlier = _entry_of(table)
-    if earlier is not None:
+    if earlier is not None and earlier.original is None:
         if earlier.mark is not None and earlier.mark != entry.mark:
             raise refused(
                 ConfigurationError(
@@ -370,6 +378,34 @@ def _own_table(table: FromClause, entry: _Entry, column: Column[Any] | None) -> 
     with _lock:
         vars(table)[_ENTRY] = entry
         _named.setdefault(table.name.casefold(), WeakSet()).add(table)
+
+    if earlier is None and entry.original is None:
+        _follow_copies(table, entry.mark)
+
+
+def _is_marked(table: FromClause) -> bool:
+    entry = _entry_of(table)
+    return entry is not None and entry.original is None
+
+
+def _follow_copies(table: Table, mark: Mark | None) -> None:
+    """A table that is made from copies of the columns, as history tables are, is owned too."""
+
+    def own_copy(column: Column[Any], parent: Any) -> None:
+        if not isinstance(parent, Table) or _entry_of(parent) is not None or _is_named(parent):
+            return
+
+        _own_table(parent, _Entry(parent.name, mark, None, table), None)
+        _changed()
+
+    for column in table.primary_key.columns or table.columns:
+        event.listen(column, "after_parent_attach", own_copy, propagate=True)
+
+
+def _is_named(table: Table) -> bool:
+    """Whether a table goes by the name of an owned one."""
+    named = tuple(_named.get(table.name.casefold(), ()))
+    return any(_place(found, None) == _place(table, None) for found in named)
 
 
 def _inherited(level: Mapper[Any], table: Table) -> Path:
@@ -401,6 +437,10 @@ def _path(pairs: Iterable[tuple[Any, Any]]) -> Path:
 def _resolve(table: Table, entry: _Entry) -> Ownership:
     """Follow `through`; only now, because relationships may name classes that came later."""
     mark = entry.mark
+    if entry.original is not None:
+        entry.ownership = _as_original(table, entry.original)
+        return entry.ownership
+
     if mark is None or mark.through is None:
         raise refused(ConfigurationError(f"Table {table.name!r} has no tenant column."))
 
@@ -433,6 +473,23 @@ def _resolve(table: Table, entry: _Entry) -> Ownership:
 
         entry.ownership = Ownership(table, None, (path,), mark.shared)
         return entry.ownership
+
+
+def _as_original(table: Table, original: Table) -> Ownership:
+    """A copy belongs to tenants by its copy of the tenant column; a path need not lead anywhere."""
+    ownership = owned(original)
+    column = None if ownership is None else column_of(table, ownership)
+    if ownership is None or column is None:
+        raise refused(
+            ConfigurationError(
+                f"Table {table.name!r} is made from the columns of {original.name!r}, which is "
+                "owned, but has no tenant column of its own. Give both one, or mark "
+                f"{table.name!r} with tenant_table().",
+                table=table.name,
+            )
+        )
+
+    return Ownership(table, column, (), ownership.shared)
 
 
 def _is_relationship(mapper: Mapper[Any], name: str) -> bool:
@@ -522,7 +579,7 @@ def _secondary(relationship: RelationshipProperty[Any], mapper: Mapper[Any]) -> 
 
 
 def _own_association(table: Table) -> None:
-    if _entry_of(table) is not None:
+    if _is_marked(table):
         return
 
     parents = [(key, owned(key.referred_table)) for key in table.foreign_key_constraints]
@@ -601,7 +658,9 @@ def _resolve_all() -> None:
     _own_associations()
     for tables in tuple(_named.values()):
         for table in tuple(tables):
-            owned(table)
+            # A copy may be there for its DDL alone.
+            if _is_marked(table):
+                owned(table)
 
 
 def _mappers_below(cls: type[Any]) -> Iterator[Mapper[Any]]:
