@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from collections.abc import Iterator
 
@@ -283,6 +284,17 @@ def test_a_copy_of_a_copy_is_owned(engine: Engine) -> None:
     copy = history(renamed(table))
     with engine.connect() as connection, pytest.raises(MissingTenantContextError, match="current"):
         connection.execute(select(copy.c.id))
+
+
+def test_a_copy_stays_owned_when_another_of_its_name_is_gone(engine: Engine) -> None:
+    def copy() -> Table:
+        return history(tenant_table(original("ownership_reborn", Column("tenant_id", String(20)))))
+
+    first, second = copy(), copy()
+    del first
+    gc.collect()
+    with engine.connect() as connection, pytest.raises(MissingTenantContextError, match="current"):
+        connection.execute(select(second.c.id))
 
 
 def test_shared_rows_stay_shared_in_a_copy(engine: Engine) -> None:

@@ -392,7 +392,11 @@ def _follow_copies(table: Table, mark: Mark | None) -> None:
     """A table that is made from copies of the columns, as history tables are, is owned too."""
 
     def own_copy(column: Column[Any], parent: Any) -> None:
-        if not isinstance(parent, Table) or _entry_of(parent) is not None or _is_named(parent):
+        if not isinstance(parent, Table) or _entry_of(parent) is not None:
+            return
+
+        if parent.key == table.key:
+            # For another MetaData: it is known by its name.
             return
 
         _own_table(parent, _Entry(parent.name, mark, None, table), None)
@@ -400,12 +404,6 @@ def _follow_copies(table: Table, mark: Mark | None) -> None:
 
     for column in table.primary_key.columns or table.columns:
         event.listen(column, "after_parent_attach", own_copy, propagate=True)
-
-
-def _is_named(table: Table) -> bool:
-    """Whether a table goes by the name of an owned one."""
-    named = tuple(_named.get(table.name.casefold(), ()))
-    return any(_place(found, None) == _place(table, None) for found in named)
 
 
 def _inherited(level: Mapper[Any], table: Table) -> Path:
