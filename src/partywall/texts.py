@@ -278,8 +278,9 @@ def _is_whole(compiler: Compiler) -> bool:
 def raw_sql(names: Iterable[str]) -> UnscopedStatementError:
     named = ", ".join(repr(name) for name in sorted(names)) or "something that cannot be read"
     return UnscopedStatementError(
-        f"Raw SQL names owned tables ({named}). Use select() and its kin, or write the whole "
-        'statement with tenant_text("... WHERE tenant_id = :tenant").',
+        f"Raw SQL names owned tables ({named}). Use select() and its kin, write the whole "
+        'statement with tenant_text("... WHERE tenant_id = :tenant"), or wrap it in '
+        "'with unscoped(\"why\")' if it must see every row.",
         tables=sorted(names),
     )
 

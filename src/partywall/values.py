@@ -90,11 +90,11 @@ class Values(Texts):
     ) -> str:
         kw.pop("asfrom", None)
         state = insert_stmt._compile_state_factory(insert_stmt, self, **kw)
-        ownership = self.owned(state.statement.table)
-        self.rendered[state.statement.table.name.casefold()] += 1
         if state.statement.table.name.startswith(_MIGRATED):
             self._refuse_migration(state.statement)
 
+        ownership = self.owned(state.statement.table)
+        self.rendered[state.statement.table.name.casefold()] += 1
         if ownership is not None:
             self.refuse_replacing(state.statement, ownership)
             if _updates_its_source(state.statement):
