@@ -1953,6 +1953,61 @@ def test_an_unowned_table_that_refers_to_an_owned_one(shared: Engine) -> None:
         session.commit()
 
 
+@pytest.mark.parametrize("model", [Country, Job, Step])
+def test_a_model_has_no_mapper_events_but_its_own(shared: Engine, model: Any) -> None:
+    """There are libraries that take another way where a mapper has any."""
+    for whose in TENANTS:
+        with tenant_scope(whose), Session(shared) as session:
+            session.add(Job())
+            session.flush()
+
+    dispatch = inspect(model).dispatch
+    assert not any(
+        getattr(dispatch, f"{when}_{what}")
+        for when in ("before", "after")
+        for what in ("insert", "update", "delete")
+    )
+
+
+def test_a_mapper_event_sees_the_tenant_of_a_new_row(shared: Engine) -> None:
+    seen = []
+
+    def note(mapper: Any, connection: Any, album: Any) -> None:
+        seen.append(album.tenant_id)
+
+    event.listen(Album, "before_insert", note)
+    for whose in TENANTS:
+        with tenant_scope(whose), Session(shared) as session:
+            session.add(Album())
+            session.commit()
+
+    event.remove(Album, "before_insert", note)
+    assert seen == list(TENANTS)
+
+
+def test_what_a_later_listener_adds_to_a_flush_is_stamped(shared: Engine) -> None:
+    for whose in TENANTS:
+        with tenant_scope(whose), Session(shared) as session:
+            event.listen(session, "before_flush", lambda session, *_: session.add(Cover()))
+            session.add(Album())
+            session.commit()
+
+    assert _stored(shared, "SELECT tenant_id FROM covers") == [("acme",), ("globex",)]
+
+
+def test_a_flush_is_refused_before_its_first_statement(shared: Engine) -> None:
+    sent: list[str] = []
+    event.listen(shared, "before_cursor_execute", lambda *args: sent.append(args[2]))
+    with tenant_scope("acme"), Session(shared) as session:
+        job = Job()
+        session.add_all([Country(code="US", name="x"), job])
+        job.tenant_id = "globex"
+        with pytest.raises(CrossTenantAccessError, match="belongs to tenant 'globex'"):
+            session.flush()
+
+    assert sent == []
+
+
 ASYNC = {
     "sqlite": "sqlite+aiosqlite",
     "postgresql": "postgresql+asyncpg",

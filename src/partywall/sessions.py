@@ -1,4 +1,4 @@
-"""Session and mapper events: whose objects are added, changed and deleted.
+"""Session events: whose objects are added, changed and deleted.
 
 They refuse early and by name; what they let through still meets the wall when it becomes SQL.
 """
@@ -6,15 +6,16 @@ They refuse early and by name; what they let through still meets the wall when i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Mapper, Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.base import NO_VALUE
 from sqlalchemy.sql.elements import ClauseElement
 
-from .context import active_scope
+from .context import Scope, active_scope
 from .errors import (
     CrossTenantAccessError,
     MissingTenantContextError,
@@ -79,14 +80,42 @@ def _pin_flush(session: Session, flush_context: Any, instances: Any) -> None:
     if scope is not None and pin_of(session) is not None:
         pin(session, scope)
 
+    flush_context.presort_actions[_Objects] = _Objects()
 
-def _stamp(mapper: Mapper[Any], connection: Connection, state: Any) -> None:
-    for attribute in tenant_attributes(mapper) or ():
-        scope = active_scope()
-        if scope is None:
-            raise refused(MissingTenantContextError())
 
-        values = state.dict
+class _Objects:
+    """The objects of a flush, looked at before the first of them becomes SQL.
+
+    Not by mapper events: there are libraries that work otherwise where a mapper has any, and every
+    model would have ours, owned or not.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known = 0
+
+    def execute(self, flush_context: Any) -> bool:
+        # SQLAlchemy asks again for as long as cascades bring further objects.
+        states = flush_context.states
+        if len(states) > self._known:
+            scope = active_scope()
+            for state in islice(states, self._known, None):
+                attributes = tenant_attributes(state.mapper)
+                if attributes:
+                    (_stamp if state.key is None else _refuse_foreign)(state, attributes, scope)
+
+            self._known = len(states)
+
+        return False
+
+
+def _stamp(state: Any, attributes: Iterable[TenantAttribute], scope: Scope | None) -> None:
+    if scope is None:
+        raise refused(MissingTenantContextError())
+
+    values = state.dict
+    for attribute in attributes:
         value = values.get(attribute.key)
         if scope.context is not None:
             if value is None:
@@ -104,15 +133,14 @@ def _stamp(mapper: Mapper[Any], connection: Connection, state: Any) -> None:
             )
 
 
-def _refuse_foreign(mapper: Mapper[Any], connection: Connection, state: Any) -> None:
-    for attribute in tenant_attributes(mapper) or ():
-        scope = active_scope()
-        if scope is None:
-            raise refused(MissingTenantContextError())
+def _refuse_foreign(state: Any, attributes: Iterable[TenantAttribute], scope: Scope | None) -> None:
+    if scope is None:
+        raise refused(MissingTenantContextError())
 
-        if scope.context is None:
-            return
+    if scope.context is None:
+        return
 
+    for attribute in attributes:
         # Not `.history`: on an expired row it is empty, and the check would pass. What was never
         # loaded is left to the condition in the UPDATE itself.
         for values in (state.committed_state, state.dict):
@@ -121,15 +149,10 @@ def _refuse_foreign(mapper: Mapper[Any], connection: Connection, state: Any) -> 
                 _refuse_foreign_value(state, attribute, value)
 
 
-# With `retval` SQLAlchemy calls the listener itself; what it returns counts for nothing.
-_AS_IS = {"raw": True, "retval": True}
 _LISTENERS: list[tuple[Any, str, Any, dict[str, bool]]] = [
     (Session, "after_begin", _follow, {}),
     (Session, "before_attach", _pin_attached, {"raw": True}),
     (Session, "before_flush", _pin_flush, {}),
-    (Mapper, "before_insert", _stamp, _AS_IS),
-    (Mapper, "before_update", _refuse_foreign, _AS_IS),
-    (Mapper, "before_delete", _refuse_foreign, _AS_IS),
 ]
 
 
