@@ -130,21 +130,20 @@ def check(connection: Connection, context: Any) -> None:
         rows = [early | late for early, late in zip(context.rendered_rows, rows, strict=True)]
 
     for reference in context.compiled.references:
-        keys = set()
-        for row in rows:
-            for sources in reference.sources:
-                key = tuple(_value(source, row, names) for source in sources)
+        keys: set[tuple[Any, ...]] = set()
+        for sources in reference.sources:
+            places = [_place(source, names) for source in sources]
+            for row in rows:
+                key = tuple([row.get(name, default) for name, default in places])
                 if None in key:
                     # Partly NULL it refers to nothing, whatever the rest is.
                     if reference.required:
                         raise refused(_belongs_to_nobody(reference))
 
-                    continue
-
-                if not all(map(_is_sure, key, reference.path.remote)):
+                elif not all(map(_is_sure, key, reference.path.remote)):
                     raise refused(_cannot_tell(reference.table, reference.path))
-
-                keys.add(key)
+                else:
+                    keys.add(key)
 
         if keys:
             _look_up(connection, reference, keys)
@@ -356,23 +355,27 @@ def _is_guarded(column: Any, path: Path) -> bool:
     )
 
 
-def _value(source: _Source, row: Mapping[str, Any], names: Mapping[str, str]) -> Any:
+def _place(source: _Source, names: Mapping[str, str]) -> tuple[str, Any]:
+    """Under what name a row of parameters holds the value, and what it is if it does not."""
     if isinstance(source, _Constant):
-        return source.value
+        return "", source.value
 
     if isinstance(source, Given):
-        return row.get(source.key)
+        return source.key, None
 
     # Without a name it was copied on the way, and what it holds now cannot be told.
-    return row.get(names.get(source.key, ""), UNKNOWN)
+    return names.get(source.key, ""), UNKNOWN
 
 
 def _is_sure(value: Any, column: Column[Any]) -> bool:
     """Whether the database will compare and store the very value that is looked up."""
+    if type(value) is int or value is None:
+        return True
+
     if value is UNKNOWN:
         return False
 
-    if value is None or not isinstance(column.type, Integer):
+    if not isinstance(column.type, Integer):
         return True
 
     return isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
