@@ -70,7 +70,7 @@ from sqlalchemy.sql.functions import Function
 from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 import databases
-from partywall import TenancyError, explain, tenant_aware, tenant_scope, tenant_text
+from partywall import TenancyError, explain, tenant_aware, tenant_scope, tenant_text, unscoped
 from partywall.context import without_tenant
 
 SERIES = tuple(int(part) for part in sqlalchemy.__version__.split(".")[:2])
@@ -886,6 +886,134 @@ def an_alias_spells_the_table_in_numbers(session: Session) -> Any:
     return session.execute(select(literal_column("weight")).select_from(spelled))
 
 
+class Raw(ColumnElement[int]):
+    """Whatever text, by a compiler of the application's own."""
+
+    inherit_cache = False
+    type = Integer()
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+
+
+@compiles(Raw)
+def _raw(element: Any, compiler: Any, **kw: Any) -> str:
+    sql: str = element.sql
+    return sql
+
+
+EVERYWHERE = "sqlite postgresql mariadb"
+
+
+@attack(refused=UNDO, on=EVERYWHERE)
+def a_construct_closes_the_parenthesis(session: Session) -> Any:
+    return session.execute(select(P.c.code).where(Raw("1=1) OR (1=1")))
+
+
+@attack(refused=UNDO, on=EVERYWHERE)
+def a_construct_closes_the_parenthesis_of_a_delete(session: Session) -> Any:
+    return session.execute(delete(P).where(Raw("1=1) OR (1=1")))
+
+
+@attack(refused=UNDO, on=EVERYWHERE)
+def a_construct_closes_the_parenthesis_of_a_join(session: Session) -> Any:
+    joined = D.outerjoin(P, Raw("1=1) OR (1=1"))
+    return session.execute(select(P.c.code).select_from(joined))
+
+
+@attack(refused=UNDO, on=EVERYWHERE)
+def a_construct_in_set_swallows_the_condition(session: Session) -> Any:
+    return session.execute(update(P).values(code=Raw("'x' WHERE 1=1 -- ")))
+
+
+@attack(refused=UNDO, on="mariadb")
+def a_construct_in_set_swallows_it_as_in_mysql(session: Session) -> Any:
+    return session.execute(update(P).values(code=Raw("'x' WHERE 1=1 # ")))
+
+
+@attack(refused=UNDO, on=EVERYWHERE)
+def two_constructs_wrap_the_condition(session: Session) -> Any:
+    opened = Raw("'x' WHERE 1=1 OR EXISTS (SELECT 1")
+    return session.execute(update(P).values(code=opened).where(Raw("1=1)")))
+
+
+# Text in what is inserted.
+
+ADDS = "A text adds rows"
+
+
+def _copied(rows: Select[Any]) -> Any:
+    return insert(P).from_select(["code"], rows)
+
+
+@attack(refused=ADDS, on=EVERYWHERE)
+def a_suffix_adds_a_row_of_another_tenant(session: Session) -> Any:
+    rows = select(D.c.code).suffix_with("UNION ALL SELECT 'x', 'globex'")
+    return session.execute(_copied(rows))
+
+
+@attack(refused=ADDS, on=EVERYWHERE)
+def a_criterion_adds_a_row_of_another_tenant(session: Session) -> Any:
+    rows = select(D.c.code).where(text("1=1 UNION ALL SELECT 'globex', 'x'"))
+    return session.execute(_copied(rows))
+
+
+@attack(refused=ADDS, on=EVERYWHERE)
+def a_construct_adds_a_row_of_another_tenant(session: Session) -> Any:
+    rows = select(D.c.code).where(Raw("1=1 UNION ALL SELECT 'globex', 'x'"))
+    return session.execute(_copied(rows))
+
+
+def _fails(session: Session, statement: Any) -> None:
+    """The database does not take it."""
+    with pytest.raises(sqlalchemy.exc.DBAPIError):
+        session.execute(statement)
+
+    session.rollback()
+
+
+@attack(on=EVERYWHERE)
+def a_prefix_takes_the_place_of_the_columns(session: Session) -> Any:
+    for said in ("'x', 'globex' ORDER BY", "'globex', 'x' ORDER BY"):
+        _fails(session, _copied(select(literal("c")).prefix_with(said)))
+
+
+@attack(on=EVERYWHERE)
+def a_column_takes_the_place_of_the_tenant(session: Session) -> Any:
+    for made in (text, literal_column, Raw):
+        _fails(session, _copied(select(made("'x', 'globex' ORDER BY 1"))))
+
+
+@attack(refused=TELL, on=EVERYWHERE)
+def a_prefix_makes_another_key(session: Session) -> Any:
+    rows = select(P.c.id).where(P.c.id == 1).prefix_with("1 +")
+    return session.execute(insert(S).from_select(["parcel_id"], rows))
+
+
+@attack(refused=TELL, on=EVERYWHERE)
+def a_prefix_in_a_subquery_makes_another_key(session: Session) -> Any:
+    key = select(P.c.id).where(P.c.id == 1).prefix_with("1 +")
+    return session.execute(update(S).values(parcel_id=key.scalar_subquery()))
+
+
+@attack(refused=TELL, on=EVERYWHERE)
+def a_prefix_in_a_cte_makes_another_key(session: Session) -> Any:
+    made = select(P.c.id).where(P.c.id == 1).prefix_with("1 +").cte()
+    return session.execute(update(S).values(parcel_id=select(made.c.id).scalar_subquery()))
+
+
+@attack(refused=TELL, on=EVERYWHERE)
+def a_grouping_adds_another_key(session: Session) -> Any:
+    rows = select(P.c.id).where(false()).group_by(text("id UNION ALL SELECT 2"))
+    return session.execute(update(S).values(parcel_id=rows.scalar_subquery()))
+
+
+@attack(refused=TELL, on=EVERYWHERE)
+def a_grouping_adds_another_key_to_insert(session: Session) -> Any:
+    rows = select(P.c.id).group_by(text("id UNION ALL SELECT 'acme', 2"))
+    return session.execute(insert(S).from_select(["parcel_id"], rows))
+
+
 # Statements that were compiled elsewhere.
 
 
@@ -972,6 +1100,57 @@ def an_event_exchanges_driver_sql(session: Session) -> Any:
     return session.connection().exec_driver_sql("SELECT 1")
 
 
+def _rewriting(session: Session, rewrite: Callable[[str, Any], Any]) -> None:
+    @event.listens_for(session.get_bind(), "before_cursor_execute", retval=True)
+    def listener(_: Any, __: Any, statement: str, params: Any, *___: Any) -> Any:
+        return rewrite(statement, params)
+
+
+@attack(refused=RAW, on=EVERYWHERE)
+def an_event_writes_another_statement(session: Session) -> Any:
+    _rewriting(session, lambda sql, params: ("SELECT code FROM parcels", ()))
+    return session.execute(select(D.c.code))
+
+
+@attack(refused=RAW, on=EVERYWHERE)
+def an_event_undoes_the_condition(session: Session) -> Any:
+    _rewriting(session, lambda sql, params: (sql + " OR 1 = 1", params))
+    return session.execute(select(P.c.code))
+
+
+@attack(refused=RAW, on=EVERYWHERE)
+def an_event_undoes_the_condition_of_many_rows(session: Session) -> Any:
+    _rewriting(session, lambda sql, params: (sql.replace("WHERE", "WHERE 1 = 1 OR"), params))
+    changed = update(P).where(P.c.id == bindparam("key")).values(weight=bindparam("to"))
+    return session.connection().execute(changed, [{"key": 1, "to": 1}, {"key": 3, "to": 3}])
+
+
+def _for_globex(params: Any) -> Any:
+    if isinstance(params, dict):
+        return {key: "globex" for key in params}
+
+    return tuple("globex" for _ in params)
+
+
+@attack(refused="other parameters", on=EVERYWHERE)
+def an_event_exchanges_the_tenant(session: Session) -> Any:
+    _rewriting(session, lambda sql, params: (sql, _for_globex(params)))
+    return session.execute(select(P.c.code))
+
+
+@attack(refused=RAW, on="mariadb")
+def a_sequence_is_named_like_a_subquery(session: Session) -> Any:
+    name = _bare("numbers) + (SELECT max(weight) FROM parcels")
+    keyed = Table(
+        "depots",
+        MetaData(),
+        Column("code", Integer, Sequence(name), primary_key=True),
+        Column("name", String),
+        implicit_returning=False,
+    )
+    return session.execute(insert(keyed).values(name="x")).inserted_primary_key  # type: ignore[attr-defined]
+
+
 @attack
 def a_parameter_has_the_name_of_ours(session: Session) -> Any:
     return session.execute(select(P.c.code), {"partywall_tenant": "globex"})
@@ -991,6 +1170,18 @@ class Globex(TypeDecorator[str]):
 def a_parameter_of_another_type_has_the_name_of_ours(session: Session) -> Any:
     named = bindparam("partywall_tenant", "x", type_=Globex())
     return session.execute(select(P.c.code).where(or_(named == "globex", true())))
+
+
+def _reserved(session: Session, statement: Any) -> None:
+    with pytest.raises(sqlalchemy.exc.CompileError, match="reserved"):
+        session.connection().execute(statement, {"tenant_id": "acme"})
+
+
+@attack(on=EVERYWHERE)
+def a_parameter_of_another_type_has_the_columns_name(session: Session) -> Any:
+    named = bindparam("tenant_id", type_=Globex())
+    _reserved(session, update(P).values(weight=5).where(P.c.code != named))
+    _reserved(session, insert(P).values(id=60, code=named))
 
 
 # A row does not move, and no row is written for another tenant.
@@ -1143,6 +1334,18 @@ def a_second_mapping_spells_the_column_in_capitals(session: Session) -> Any:
     session.flush()
 
 
+class Masked(str):
+    """A name that says of itself that it is another."""
+
+    def casefold(self) -> str:
+        return "code"
+
+
+@attack(refused=OTHER, on=EVERYWHERE)
+def the_column_is_masked(session: Session) -> Any:
+    return session.execute(update(P).values({Masked("tenant_id"): "globex"}))
+
+
 def _copied_parcels(**options: Any) -> Table:
     return Table(
         "parcels",
@@ -1178,6 +1381,14 @@ def a_joined_update_changes_the_second_table(session: Session) -> Any:
 @attack(on="mariadb")
 def an_update_of_an_unowned_table_changes_an_owned_one(session: Session) -> Any:
     return session.execute(update(Route.__table__).where(P.c.id > 0).values({P.c.code: "x"}))
+
+
+@attack(on="mariadb", refused="only reads")
+def a_reading_block_updates_a_second_table(session: Session) -> Any:
+    with unscoped("a report"), Session(session.get_bind()) as reading:
+        moved = update(Route.__table__).where(P.c.id > 0)
+        reading.execute(moved.values({P.c.code: "x"}))
+        reading.commit()
 
 
 @attack(on="postgresql", refused=OTHER)
@@ -1243,7 +1454,52 @@ def a_child_is_moved_under_a_shared_row(session: Session) -> Any:
     return session.execute(update(E).where(E.c.id == 1).values(rule_id=9))
 
 
+@attack(refused=TELL, on=EVERYWHERE)
+def children_are_selected_under_a_shared_row(session: Session) -> Any:
+    rows = select(literal(60), R.c.id).where(R.c.id == 9)
+    return session.execute(insert(E).from_select(["id", "rule_id"], rows))
+
+
+@attack(refused=TELL, on=EVERYWHERE)
+def a_child_is_moved_under_a_shared_row_by_a_subquery(session: Session) -> Any:
+    shared = select(R.c.id).where(R.c.id == 9).scalar_subquery()
+    return session.execute(update(E).where(E.c.id == 1).values(rule_id=shared))
+
+
 # Foreign keys.
+
+
+@attack(refused="cannot be empty", on=EVERYWHERE)
+def a_child_is_inserted_without_its_parent(session: Session) -> Any:
+    return session.execute(insert(I).values(id=60, what="x"))
+
+
+@attack(refused=TELL, on=EVERYWHERE)
+def the_joined_part_of_a_row_takes_the_next_free_key(session: Session) -> Any:
+    return session.execute(insert(L).values(body="x"))
+
+
+class Two(int):
+    """A key that pretends to be every other one."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash(1)
+
+
+@attack(refused=AWAY, on=EVERYWHERE)
+def a_key_pretends_to_be_another(session: Session) -> Any:
+    return session.execute(insert(S).values(id=60, parcel_id=Two(2)))
+
+
+@attack(refused=AWAY, on=EVERYWHERE)
+def a_key_pretends_to_be_one_that_is_held(session: Session) -> Any:
+    held = session.get(Parcel, 1)
+    session.add(Stop(id=60, parcel_id=Two(2)))
+    session.flush()
+    return held
 
 
 @attack(refused=TELL)

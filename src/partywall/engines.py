@@ -9,11 +9,12 @@ a table that is marked later gets fresh copies.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import event
 from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
@@ -22,7 +23,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from . import canary, rawsql, references
 from .context import Scope, active_scope
-from .errors import TenancyError, refused
+from .errors import TenancyError, UnscopedStatementError, refused
 from .ownership import marks, on_first_mark, owned_names
 from .pins import pin_sessions
 from .positions import tables_in
@@ -97,6 +98,7 @@ _COPIES = "_partywall"
 _COMPILER = "_partywall_compiler"
 _CONTEXT = "_partywall_context"
 _CLASSES = "_partywall_classes"
+_WATCHED = "_partywall_watched"
 
 
 @on_first_mark
@@ -162,6 +164,7 @@ def _dialect_class(
         "execution_ctx_cls": property(attrgetter(_CONTEXT), _set_context, _reset_context),
         _CONTEXT: context,
         "ddl_compiler": property(lambda _: ddl),
+        "_deliver_insertmanyvalues_batches": _batches(type(dialect)),
         # SQLAlchemy looks for this one on the very class.
         "supports_statement_cache": dialect.supports_statement_cache,
         "__module__": type(dialect).__module__,
@@ -183,6 +186,16 @@ def _set_context(dialect: Any, plain: type[Any]) -> None:
 
 def _reset_context(dialect: Any) -> None:
     vars(dialect).pop(_CONTEXT, None)
+
+
+def _batches(base: type[Any]) -> Any:
+    def batches(self: Any, *args: Any) -> Iterator[Any]:
+        context = args[-1]
+        for batch in base._deliver_insertmanyvalues_batches(self, *args):
+            context.batch = (batch.replaced_statement, batch.replaced_parameters)
+            yield batch
+
+    return batches
 
 
 def _twin(dialect: Any, cls: type[Any]) -> Any:
@@ -209,6 +222,9 @@ class _Execution(_Context):
     """Binds the tenant and pins the session, once for all parameter sets of an execution."""
 
     rendered_rows: Sequence[dict[str, Any]] = ()
+    # One batch of an INSERT of many rows: its SQL and its parameters.
+    batch: tuple[str, Any] | None = None
+    asking = False
     went_through_the_wall = False
 
     @classmethod
@@ -273,6 +289,10 @@ class _Execution(_Context):
             if not isinstance(compiled, SQLCompiler):
                 self._refuse_foreign(self.statement)
 
+        connection = self.root_connection
+        if connection._has_events or connection.engine._has_events:
+            _watch(connection.engine.dialect)
+
         super().pre_exec()
 
     def _exec_default_clause_element(self, *args: Any) -> Any:
@@ -287,7 +307,11 @@ class _Execution(_Context):
         if not self.went_through_the_wall:
             self._refuse_foreign(statement)
 
-        return super()._execute_scalar(statement, *args, **kwargs)
+        self.asking = True
+        try:
+            return super()._execute_scalar(statement, *args, **kwargs)
+        finally:
+            self.asking = False
 
     def _refuse_foreign(self, sql: str) -> None:
         mysql = isinstance(self.dialect, MySQLDialect)
@@ -302,6 +326,51 @@ class _Refused:
 
     def pre_exec(self) -> None:
         raise self._error
+
+
+def _watch(dialect: Any) -> None:
+    """Look at what the application's events made of a statement, when it goes to the driver."""
+    if _WATCHED not in vars(dialect):
+        vars(dialect)[_WATCHED] = True
+        event.listen(dialect, "do_execute", _look_at_one)
+        event.listen(dialect, "do_executemany", _look_at_many)
+        event.listen(dialect, "do_execute_no_params", _look_at_text)
+
+
+def _look_at_one(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+    if context is not None and not context.asking:
+        expected = context.batch or (context.statement, context.parameters[0])
+        _refuse_rewritten(context, expected, (statement, parameters))
+
+
+def _look_at_many(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+    _refuse_rewritten(context, (context.statement, context.parameters), (statement, parameters))
+
+
+def _look_at_text(cursor: Any, statement: str, context: Any) -> None:
+    _refuse_rewritten(context, (context.statement, ()), (statement, ()))
+
+
+def _refuse_rewritten(context: Any, expected: tuple[str, Any], sent: tuple[str, Any]) -> None:
+    (original, given), (statement, parameters) = expected, sent
+    if statement is original and parameters is given:
+        return
+
+    mysql = isinstance(context.dialect, MySQLDialect)
+    before = rawsql.stands_before(original, statement, hash_comments=mysql)
+    if before is None:
+        _refuse_driver_sql(statement, active_scope(), False, mysql)
+        return
+
+    _refuse_driver_sql(before, active_scope(), False, mysql)
+    compiled = context.compiled
+    if isinstance(compiled, Wall) and compiled.needs_tenant and parameters != given:
+        raise refused(
+            UnscopedStatementError(
+                "An event gives this statement other parameters, where the tenant stands among "
+                "them. Change them before it is executed."
+            )
+        )
 
 
 def _may_run(compiled: Any, dialect: Any) -> bool:

@@ -311,7 +311,7 @@ def _is_word(name: Any) -> bool:
 
 def same_name(one: str, other: str) -> bool:
     """Whether two names may be one in the database: most of them do not tell the case apart."""
-    return one.casefold() == other.casefold()
+    return str.casefold(one) == str.casefold(other)
 
 
 def _own_mapper(mapper: Mapper[Any], mark: Mark) -> None:
@@ -587,9 +587,11 @@ def _own_association(table: Table) -> None:
 
     names = [owner.column.name for _, owner in owners if owner.column is not None]
     column = next((column for column in table.columns if column.name in names), None)
-    paths = (path_of(key) for key, _ in owners)
+    paths = [path_of(key) for key, _ in owners]
+    # What may be empty, such as who added the row, does not say whose it is.
+    sure = [path for path in paths if not any(column.nullable for column in path.local)]
     entry = _Entry(table.name, None, None)
-    entry.ownership = Ownership(table, column, () if column is not None else tuple(paths))
+    entry.ownership = Ownership(table, column, () if column is not None else tuple(sure or paths))
     _own_table(table, entry, None)
     _changed()
 

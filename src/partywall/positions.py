@@ -37,9 +37,9 @@ def tables_in(sql: str, *, hash_comments: bool = True) -> Counter[str]:
 _STATEMENTS = {"select", "with", "insert", "update", "delete", "replace", "merge", "values"}
 _STATEMENTS |= {"table", "explain", "(", ";"}
 _SET_OPERATORS = {"union", "intersect", "except", "all", "distinct"}
-_SELECT_MODIFIERS = {"select", "all", "distinct", "distinctrow", "high_priority"}
-_SELECT_MODIFIERS |= {"sql_small_result", "sql_big_result", "sql_buffer_result"}
-_SELECT_MODIFIERS |= {"sql_cache", "sql_no_cache", "sql_calc_found_rows"}
+SELECT_MODIFIERS = {"straight_join", "all", "distinct", "distinctrow", "high_priority"}
+SELECT_MODIFIERS |= {"sql_small_result", "sql_big_result", "sql_buffer_result"}
+SELECT_MODIFIERS |= {"sql_cache", "sql_no_cache", "sql_calc_found_rows"}
 # Can stand between such a word and the table; each could also be a table's name.
 _TRANSPARENT = {"only", "lateral", "ignore", "low_priority", "high_priority", "delayed", "quick"}
 _TRANSPARENT |= {"or", "replace", "abort", "fail", "rollback", "local", "global"}
@@ -280,7 +280,7 @@ class _Reader:
         if word == "apply" and before not in ("cross", "outer"):
             return False
 
-        if before == "for" or (word == "straight_join" and before in _SELECT_MODIFIERS):
+        if before == "for" or (word == "straight_join" and before in {"select", *SELECT_MODIFIERS}):
             return True
 
         level.began = (level.listing and level.began) or "from"

@@ -19,7 +19,7 @@ from sqlalchemy.types import TypeEngine
 from .context import TenantId, active_scope, current_tenant
 from .definitions import is_ddl
 from .errors import ConfigurationError, MissingTenantContextError, refused
-from .positions import tables_in
+from .positions import SELECT_MODIFIERS, tables_in
 from .tokens import (
     EXPONENT,
     HIDES,
@@ -37,8 +37,11 @@ __all__ = [
     "Scan",
     "TenantParameter",
     "TenantText",
+    "adds_rows",
+    "only_modifies",
     "runs_sql",
     "scan",
+    "stands_before",
     "tables_in",
     "tenant_text",
 ]
@@ -78,6 +81,47 @@ def scan(sql: str, *, hash_comments: bool = True) -> Scan:
 def runs_sql(name: str) -> bool:
     """Whether a function of this name runs or opens what a string names: SQL, a table, a file."""
     return _RUNS_A_STRING.fullmatch(name.casefold()) is not None
+
+
+def stands_before(original: str, sql: str, *, hash_comments: bool) -> str | None:
+    """What stands before a statement, comments left aside; None if the rest is not that statement."""
+    wanted = _certain(original, hash_comments)
+    found = _certain(sql, hash_comments)
+    if [text for text, _ in found[len(found) - len(wanted) :]] != [text for text, _ in wanted]:
+        return None
+
+    before = sql[: found[len(found) - len(wanted)][1]]
+    return None if scan(before, hash_comments=hash_comments).breaks_out else before
+
+
+def _certain(sql: str, hash_comments: bool) -> list[tuple[str, int]]:
+    matches = TOKENS[hash_comments].finditer(sql)
+    return [(match[0], match.start()) for match in matches if match.lastgroup != "comment"]
+
+
+def adds_rows(sql: str) -> bool:
+    """Whether a text outside of parentheses could add the rows of another SELECT."""
+    if not _SET_OPERATOR.search(sql):
+        return False
+
+    depth = 0
+    for match in TOKENS[False].finditer(sql):
+        kind, text = match.lastgroup, match[0]
+        if kind == "sign":
+            depth += {"(": 1, ")": -1}.get(text, 0)
+        elif kind == "word":
+            if depth <= 0 and _SET_OPERATOR.fullmatch(text):
+                return True
+        elif kind in ("body", "doubt"):
+            return True
+
+    return False
+
+
+def only_modifies(prefix: str) -> bool:
+    """Whether what stands before the columns of a SELECT leaves them as they are."""
+    words = _COMMENT.sub(" ", prefix).casefold().split()
+    return SELECT_MODIFIERS.issuperset(words)
 
 
 def tenant_text(sql: str, /) -> TenantText:
@@ -137,6 +181,9 @@ class TenantText(TextClause):
 
 
 _TENANT = "tenant"
+
+_SET_OPERATOR = re.compile(r"\b(?:union|except|intersect|minus)\b", re.IGNORECASE)
+_COMMENT = re.compile(r"/\*(?!M?!)(?:[^*]|\*(?!/))*\*/")
 
 # SQLite takes a string for a name where only a name can stand, also at the start of a FROM.
 _NAME_FOLLOWS = {"", "from", "join", "into", "update", "table", "in", "."}

@@ -7,16 +7,20 @@ all is left to the database.
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import math
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from sqlalchemy import Column, Integer, Table, inspect, null, select, text, tuple_
+from sqlalchemy import Column, Integer, Table, bindparam, inspect, null, select, text, tuple_
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import NoReferenceError
-from sqlalchemy.sql import operators
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
     BinaryExpression,
     BindParameter,
@@ -28,6 +32,7 @@ from sqlalchemy.sql.elements import (
     Grouping,
     Label,
     Null,
+    TextClause,
     UnaryExpression,
 )
 from sqlalchemy.sql.functions import coalesce
@@ -35,19 +40,21 @@ from sqlalchemy.sql.functions import max as max_func
 from sqlalchemy.sql.functions import min as min_func
 from sqlalchemy.sql.selectable import (
     CompoundSelect,
+    FromClause,
     ScalarSelect,
     Select,
     SelectStatementGrouping,
     TextualSelect,
 )
-from sqlalchemy.types import TypeDecorator, UserDefinedType
+from sqlalchemy.types import NullType, TupleType, TypeDecorator, UserDefinedType
 
 from .context import Scope
 from .errors import CrossTenantReferenceError, refused
 from .froms import source
 from .ownership import Ownership, Path, mapper_of, owned, path_of
 from .pins import leave, pin_of, resume, sessions_of
-from .predicate import condition, shows_shared_rows
+from .predicate import column_in, condition, shows_shared_rows
+from .rawsql import adds_rows, only_modifies
 
 _CHUNK = 200
 
@@ -66,43 +73,106 @@ class _Constant:
 
 UNKNOWN = object()
 _SAFE = _Constant("a row that the wall guards")
+KEPT = _Constant("what the changed row holds already")
 _Source = BindParameter[Any] | Given | _Constant
+# Types whose values are what they say: they cannot pretend to equal another key.
+_PLAIN = {int, str, bytes, uuid.UUID, decimal.Decimal, datetime.date, datetime.datetime}
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A foreign key that a statement writes, and where its values come from."""
+    """A foreign key that a statement writes, and where its values come from.
+
+    `kept` reads it from the rows that are changed, where only a part of it is set.
+    """
 
     table: Table
     path: Path
     required: bool
     sources: tuple[tuple[_Source, ...], ...]
+    kept: Select[Any] | None
 
 
 def references_in(
-    ownership: Ownership, rows: Iterable[Mapping[str, Any]], where: Sequence[Any] = ()
+    ownership: Ownership,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    adding: bool = False,
+    changed: tuple[FromClause, Any] | None = None,
 ) -> Iterator[Reference]:
-    """What rows of values, by case-folded column name, write into foreign keys to owned tables."""
+    """What rows of values, by case-folded column name, write into foreign keys to owned tables.
+
+    `adding`: the rows are new. `changed`: the FROM and the UPDATE that changes its rows.
+    """
     rows = list(rows)
     for path in _paths(ownership):
-        names = [column.name.casefold() for column in path.local]
+        required = path in ownership.paths
         sources: list[tuple[_Source, ...]] = []
         for row in rows:
-            values = [row[name] for name in names if name in row]
-            if values and len(values) != len(names):
-                values = _with_fixed(row, names, where)
-
+            values = _values_of(path, row, changed, required=required, adding=adding)
             if values:
                 sources.extend(_sources(values, path, ownership))
 
         if sources:
-            required = path in ownership.paths
-            yield Reference(ownership.table, path, required, tuple(sources))
+            kept = None
+            if changed is not None and any(value is KEPT for source in sources for value in source):
+                leaf, statement = changed
+                columns = (column_in(leaf, column) for column in path.local)
+                kept = select(*columns).select_from(statement.table)
+                kept = kept.where(*statement._where_criteria)
+
+            yield Reference(ownership.table, path, required, tuple(sources), kept)
 
 
-def _with_fixed(row: Mapping[str, Any], names: list[str], where: Sequence[Any]) -> list[Any]:
-    """A key of several columns of which only some are set: WHERE may say what the others are."""
-    fixed = {
+def _values_of(
+    path: Path,
+    row: Mapping[str, Any],
+    changed: tuple[FromClause, Any] | None,
+    *,
+    required: bool,
+    adding: bool,
+) -> list[Any]:
+    """The values of a foreign key, in full; nothing if a row says nothing about it."""
+    names = [column.name.casefold() for column in path.local]
+    if adding:
+        left_out = {
+            column.name.casefold(): _left_out(column)
+            for column in path.local
+            if column.name.casefold() not in row
+        }
+        if len(left_out) == len(names) and not required and all(map(_is_null, left_out.values())):
+            return []
+
+        return [row[name] if name in row else left_out[name] for name in names]
+
+    if not any(name in row for name in names):
+        return []
+
+    if all(name in row for name in names):
+        return [row[name] for name in names]
+
+    fixed = {} if changed is None else _fixed(changed[1]._where_criteria)
+    missing = UNKNOWN if changed is None else KEPT
+    return [row.get(name, fixed.get(name, missing)) for name in names]
+
+
+def _left_out(column: Column[Any]) -> Any:
+    """What the database writes into a column of a new row that nobody names."""
+    default = column.server_default
+    if default is None:
+        return UNKNOWN if column.primary_key else null()
+
+    said = str(getattr(default, "arg", ""))
+    return said if said.isdecimal() else UNKNOWN
+
+
+def _is_null(value: Any) -> bool:
+    return isinstance(value, Null)
+
+
+def _fixed(where: Sequence[Any]) -> dict[str, Any]:
+    """What WHERE says that columns are."""
+    return {
         clause.left.name.casefold(): clause.right
         for clause in _conjuncts(where)
         if isinstance(clause, BinaryExpression)
@@ -110,7 +180,6 @@ def _with_fixed(row: Mapping[str, Any], names: list[str], where: Sequence[Any]) 
         and isinstance(clause.left, ColumnClause)
         and isinstance(clause.right, BindParameter)
     }
-    return [row.get(name, fixed.get(name, UNKNOWN)) for name in names]
 
 
 def _conjuncts(where: Iterable[Any]) -> Iterator[Any]:
@@ -125,6 +194,8 @@ def _conjuncts(where: Iterable[Any]) -> Iterator[Any]:
 def check(connection: Connection, context: Any) -> None:
     """Refuse the statement that is about to run if it would point to another tenant's row."""
     names = {bind.key: name for bind, name in context.compiled.bind_names.items()}
+    translated = context.execution_options.get("schema_translate_map")
+    options = {"schema_translate_map": translated} if translated else {}
     rows = context.compiled_parameters
     if context.rendered_rows:
         rows = [early | late for early, late in zip(context.rendered_rows, rows, strict=True)]
@@ -135,21 +206,56 @@ def check(connection: Connection, context: Any) -> None:
             places = [_place(source, names) for source in sources]
             for row in rows:
                 key = tuple([row.get(name, default) for name, default in places])
-                if None in key:
-                    # Partly NULL it refers to nothing, whatever the rest is.
-                    if reference.required:
-                        raise refused(_belongs_to_nobody(reference))
+                if {*map(type, key)} != {int}:
+                    key = tuple(map(_sure, key, reference.path.remote))
+                    if any(value is None for value in key):
+                        # Partly NULL it refers to nothing, whatever the rest is.
+                        _refuse_nobodys(reference, key)
+                        continue
 
-                elif not all(map(_is_sure, key, reference.path.remote)):
-                    raise refused(_cannot_tell(reference.table, reference.path))
-                else:
-                    keys.add(key)
+                    if any(value is UNKNOWN for value in key):
+                        raise refused(_cannot_tell(reference.table, reference.path))
+
+                    if any(value is KEPT for value in key):
+                        given = {bind: row[name] for bind, name in names.items() if name in row}
+                        keys.update(_completed(connection, reference, key, given, options))
+                        continue
+
+                keys.add(key)
 
         if keys:
-            _look_up(connection, reference, keys)
+            _look_up(connection, reference, keys, options)
 
 
-def _look_up(connection: Connection, reference: Reference, keys: set[tuple[Any, ...]]) -> None:
+def _refuse_nobodys(reference: Reference, key: tuple[Any, ...]) -> None:
+    """Where the column must be there, the database says so."""
+    columns = zip(key, reference.path.local, strict=True)
+    empty = [column for value, column in columns if value is None]
+    if reference.required and any(column.nullable or column.primary_key for column in empty):
+        raise refused(_belongs_to_nobody(reference))
+
+
+def _completed(
+    connection: Connection,
+    reference: Reference,
+    key: tuple[Any, ...],
+    given: dict[str, Any],
+    options: dict[str, Any],
+) -> Iterator[tuple[Any, ...]]:
+    """A key of which a part is set, with the rest that each of the changed rows holds."""
+    assert reference.kept is not None
+    for held in connection.execute(reference.kept, given, execution_options=options):
+        full = tuple(old if new is KEPT else new for new, old in zip(key, held, strict=True))
+        if not any(value is None for value in full):
+            yield full
+
+
+def _look_up(
+    connection: Connection,
+    reference: Reference,
+    keys: set[tuple[Any, ...]],
+    options: dict[str, Any],
+) -> None:
     path = reference.path
     # A row belongs only under its tenant's own rows; it may point to shared ones otherwise.
     own = owned(path.parent) if reference.required else None
@@ -162,23 +268,33 @@ def _look_up(connection: Connection, reference: Reference, keys: set[tuple[Any, 
             mine = condition(own, path.parent, connection.dialect, changing=True)
             statement = statement.where(mine)
 
-        others = set(chunk) - {tuple(row) for row in connection.execute(statement)}
+        # The database says what a key finds: it may be written otherwise there, as "1" or "ab  ".
+        found = {tuple(row) for row in connection.execute(statement, execution_options=options)}
+        others = [key for key in chunk if not _is_plain(key) or key not in found]
         if not others:
             continue
 
         with _unwalled(connection):
-            foreign = connection.execute(_matching(path, list(others))).first()
+            rows = connection.execute(_matching(path, others), execution_options=options)
+            foreign = any(tuple(row) not in found for row in rows)
 
-        if foreign is not None:
+        if foreign:
             raise refused(_points_away(reference))
 
 
 def _matching(path: Path, keys: list[tuple[Any, ...]]) -> Select[Any]:
+    """The rows that the keys point to, bound as the statement that writes them binds them."""
     columns = path.remote
+    types = [
+        remote.type if isinstance(local.type, NullType) else local.type
+        for local, remote in zip(path.local, path.remote, strict=True)
+    ]
     if len(columns) == 1:
-        matching = columns[0].in_([key[0] for key in keys])
+        bound = bindparam(None, [key[0] for key in keys], types[0], unique=True, expanding=True)
+        matching = columns[0].in_(bound)
     else:
-        matching = tuple_(*columns).in_(keys)
+        bound = bindparam(None, keys, TupleType(*types), unique=True, expanding=True)
+        matching = tuple_(*columns).in_(bound)
 
     return select(*columns).select_from(path.parent).where(matching)
 
@@ -211,12 +327,20 @@ def _not_held(
     added: set[Any] | None = None
     for key in keys:
         identity = mapper.identity_key_from_primary_key(key)
+        if not _is_plain(key):
+            yield key
+            continue
+
         if identity in held and identity not in mine.forged:
             continue
 
         added = _added(sessions[0]) if added is None else added
         if identity[:2] not in added:
             yield key
+
+
+def _is_plain(key: tuple[Any, ...]) -> bool:
+    return all(type(value) in _PLAIN for value in key)
 
 
 def _added(session: Any) -> set[Any]:
@@ -259,13 +383,37 @@ def _sources(values: list[Any], path: Path, ownership: Ownership) -> Iterator[tu
     if any(not origins for origins in found):
         raise refused(_cannot_tell(ownership.table, path))
 
+    safe_row = _is_one_row(values, path) and not (
+        path in ownership.paths and _shows_shared_rows(path.parent)
+    )
     for sources in product(*found):
         safe = [source is _SAFE for source in sources]
-        if any(safe) and not all(safe):
+        if any(safe) and not (all(safe) and safe_row):
             raise refused(_cannot_tell(ownership.table, path))
 
         if not any(safe):
             yield sources
+
+
+def _is_one_row(values: list[Any], path: Path) -> bool:
+    """Whether the columns of a key that is read come from the same row, and in their order."""
+    if len(values) == 1:
+        return True
+
+    columns = [value.element if isinstance(value, Label) else value for value in values]
+    tables = {getattr(column, "table", None) for column in columns}
+    if len(tables) != 1 or not all(isinstance(column, ColumnClause) for column in columns):
+        return False
+
+    ownership = owned(source(tables.pop()))
+    names = [column.name.casefold() for column in columns]
+    keys = [] if ownership is None else [other.local for other in _paths(ownership)]
+    return any(names == [c.name.casefold() for c in key] for key in (path.remote, *keys))
+
+
+def _shows_shared_rows(table: Table) -> bool:
+    ownership = owned(table)
+    return ownership is not None and shows_shared_rows(ownership)
 
 
 def _origins(value: Any, path: Path) -> Iterator[_Source]:
@@ -275,7 +423,7 @@ def _origins(value: Any, path: Path) -> Iterator[_Source]:
     """
     if value is UNKNOWN:
         yield _Constant(UNKNOWN)
-    elif isinstance(value, Given):
+    elif isinstance(value, (Given, _Constant)):
         yield value
     elif isinstance(value, BindParameter):
         # A type of the developer's own may write something else than it is given.
@@ -294,7 +442,7 @@ def _origins(value: Any, path: Path) -> Iterator[_Source]:
         yield from _all_origins([*branches, null() if value.else_ is None else value.else_], path)
     elif isinstance(value, (coalesce, max_func, min_func)):
         yield from _all_origins(list(value.clauses), path)
-    elif isinstance(value, ScalarSelect):
+    elif isinstance(value, ScalarSelect) and is_exact(value):
         yield from _all_origins(_members(value.element), path)
     elif isinstance(value, ColumnElement) and not isinstance(value, UnaryExpression):
         yield from _column_origins(value, path)
@@ -312,9 +460,32 @@ def _members(element: Any) -> list[Any]:
     return columns if len(columns) == 1 else [text("")]
 
 
+def is_exact(select: Any) -> bool:
+    """Whether no text in a SELECT could make its columns something else, or add rows to it."""
+    return all(_is_exact(part) for part in visitors.iterate(select))
+
+
+def _is_exact(part: Any) -> bool:
+    if isinstance(part, TextClause):
+        return not adds_rows(part.text)
+
+    if isinstance(part, ColumnClause):
+        return not (part.is_literal and adds_rows(part.name))
+
+    if not isinstance(part, Select):
+        return True
+
+    hints = [*part._hints.values(), *(hint for _, hint in part._statement_hints)]
+    texts = [*(str(suffix) for suffix, _ in part._suffixes), *hints]
+    return not any(map(adds_rows, texts)) and all(
+        only_modifies(str(prefix)) for prefix, _ in part._prefixes
+    )
+
+
 def _column_origins(column: Any, path: Path) -> Iterator[_Source]:
     bases = column.base_columns
-    if _is_from_text(column):
+    table = getattr(column, "table", None)
+    if _is_from_text(column) or not (table is None or is_exact(source(table))):
         return
 
     if bases == {column}:
@@ -357,6 +528,9 @@ def _is_guarded(column: Any, path: Path) -> bool:
 
 def _place(source: _Source, names: Mapping[str, str]) -> tuple[str, Any]:
     """Under what name a row of parameters holds the value, and what it is if it does not."""
+    if source is KEPT:
+        return "", KEPT
+
     if isinstance(source, _Constant):
         return "", source.value
 
@@ -367,18 +541,18 @@ def _place(source: _Source, names: Mapping[str, str]) -> tuple[str, Any]:
     return names.get(source.key, ""), UNKNOWN
 
 
-def _is_sure(value: Any, column: Column[Any]) -> bool:
-    """Whether the database will compare and store the very value that is looked up."""
-    if type(value) is int or value is None:
-        return True
+def _sure(value: Any, column: Column[Any]) -> Any:
+    """The very value that the database will compare and store, or UNKNOWN."""
+    if value is None or value is UNKNOWN or value is KEPT or not isinstance(column.type, Integer):
+        return value
 
-    if value is UNKNOWN:
-        return False
+    if isinstance(value, int):
+        return int.__index__(value)
 
-    if not isinstance(column.type, Integer):
-        return True
+    if isinstance(value, (float, decimal.Decimal)):
+        return value if math.isfinite(value) and value % 1 == 0 else UNKNOWN
 
-    return isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
+    return value if isinstance(value, str) and value.isdecimal() else UNKNOWN
 
 
 def _points_away(reference: Reference) -> CrossTenantReferenceError:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import ClauseElement, ColumnElement, TextClause
+from sqlalchemy.sql.elements import ClauseElement, ColumnClause, ColumnElement, TextClause
 from sqlalchemy.sql.selectable import FromClause, TextualSelect
 from sqlalchemy.types import NullType, String
 
@@ -34,6 +34,7 @@ _PLAIN_TYPE = re.compile(
     re.IGNORECASE,
 )
 _PLAIN_LITERAL = re.compile(r"-?[\d.]+|null|true|false|[a-z]?'(?:[^'\\]|'')*'", re.IGNORECASE)
+_COMMENTS = ("--", "/*", "#", ";")
 _TELLING = frozenset(string.ascii_letters + "_'\"`\\()[];#")
 
 
@@ -67,6 +68,10 @@ class Texts(Compiler):
 
         if getattr(self, "statement", None) is not None and not self._vouched_for:
             self._refuse_more_tables()
+
+        if self.guarded and any(sign in self.string for sign in _COMMENTS):
+            # A construct of the developer's own may hold one.
+            self.refuse_breaking(self.string)
 
         self.done = True
 
@@ -185,8 +190,15 @@ class Texts(Compiler):
             raise refused(raw_sql(hidden))
 
     def _refuse_fragments(self) -> None:
-        facts = [self._scan(fragment) for fragment in self.fragments]
-        if self.guarded and any(fact.breaks_out for fact in facts):
+        if self.guarded:
+            for fragment in self.fragments:
+                self.refuse_breaking(fragment)
+
+        if any(self._scan(fragment).opaque for fragment in self.fragments) and owned_names():
+            raise refused(raw_sql([]))
+
+    def refuse_breaking(self, text: str) -> None:
+        if self._scan(text).breaks_out:
             raise refused(
                 UnscopedStatementError(
                     "A text fragment in this statement could undo its tenant condition: it leaves "
@@ -194,9 +206,6 @@ class Texts(Compiler):
                     "bind the value as a parameter."
                 )
             )
-
-        if any(fact.opaque for fact in facts) and owned_names():
-            raise refused(raw_sql([]))
 
     def _refuse_more_tables(self) -> None:
         """The last look at the SQL: it names no owned table that was not rendered as one.
@@ -246,7 +255,11 @@ class ReadOnly(Compiler):
         return super().visit_insert(insert_stmt, *args, **kw)
 
     def visit_update(self, update_stmt: Any, *args: Any, **kw: Any) -> str:
-        self._refuse_write(update_stmt)
+        # MySQL also sets columns of further tables.
+        named = [*(update_stmt._values or ())]
+        named += [key for key, _ in getattr(update_stmt, "_ordered_values", None) or ()]
+        tables = [key.table for key in named if isinstance(key, ColumnClause)]
+        self._refuse_write(update_stmt, *(table for table in tables if table is not None))
         return super().visit_update(update_stmt, *args, **kw)
 
     def visit_delete(self, delete_stmt: Any, *args: Any, **kw: Any) -> str:
@@ -263,8 +276,8 @@ class ReadOnly(Compiler):
 
         return super().visit_textclause(textclause, *args, **kw)
 
-    def _refuse_write(self, statement: Any) -> None:
-        for leaf in leaves(statement.table):
+    def _refuse_write(self, statement: Any, *further: FromClause) -> None:
+        for leaf in (*leaves(statement.table), *further):
             ownership = owned(source(leaf), self.dialect.default_schema_name)
             if ownership is not None:
                 raise refused(only_reads([ownership.table.name]))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from sqlalchemy import Table, case, select
+from sqlalchemy import Table, case, literal_column, select
 from sqlalchemy.dialects.mysql.dml import OnDuplicateClause
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import (
@@ -18,9 +18,16 @@ from sqlalchemy.sql.elements import (
     Grouping,
     Label,
     Null,
+    TextClause,
     TypeCoerce,
 )
-from sqlalchemy.sql.selectable import FromClause, Select, TableClause
+from sqlalchemy.sql.selectable import (
+    CompoundSelect,
+    FromClause,
+    Select,
+    SelectStatementGrouping,
+    TableClause,
+)
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from .context import TenantId
@@ -38,7 +45,8 @@ from .predicate import (
     tenant_parameter,
     tenant_value,
 )
-from .references import UNKNOWN, Given, Reference, references_in
+from .rawsql import adds_rows, only_modifies
+from .references import UNKNOWN, Given, Reference, is_exact, references_in
 from .texts import Criteria, Texts
 
 # What Alembic calls the copy that takes the place of a table on SQLite.
@@ -97,17 +105,31 @@ class Values(Texts):
         self.rendered[state.statement.table.name.casefold()] += 1
         if ownership is not None:
             self.refuse_replacing(state.statement, ownership)
+            selected, named = state.statement.select, state.statement._select_names
             if _updates_its_source(state.statement):
                 state.statement = _with_derived_source(state.statement)
 
             if ownership.column is not None:
                 self._stamp(state, ownership)
+            elif isinstance(selected, CompoundSelect):
+                state.statement = state.statement._clone()
+                state.statement.select = _all_of(selected)
 
-            self._write_inserted_references(state, ownership)
+            self._write_inserted_references(state, ownership, selected, named)
 
-        return super().visit_insert(
+        written = super().visit_insert(
             Prepared(state), visited_bindparam=visited_bindparam, visiting_cte=visiting_cte, **kw
         )
+        if ownership is not None and state.statement.select is not None and adds_rows(written):
+            raise refused(
+                UnscopedStatementError(
+                    f"A text adds rows to what is inserted into {ownership.table.name!r}, where no "
+                    "tenant can be filled in. Write it with union() and its kin.",
+                    table=ownership.table.name,
+                )
+            )
+
+        return written
 
     def visit_on_conflict_do_update(self, on_conflict: Any, **kw: Any) -> str:
         table = self.stack[-1]["selectable"].table
@@ -223,7 +245,10 @@ class Values(Texts):
             # Named as SQLAlchemy would name it: a column's default may look for it.
             name = f"{column.key}{suffix}"
             self._named[name] = (type_, adding or not stated)
-            values[column.key] = BindParameter(name, None, type_=type_, required=stated)
+            parameter = BindParameter(name, None, type_=type_, required=stated)
+            # Nobody else's parameter goes by this name.
+            parameter._is_crud = True
+            values[column.key] = parameter
 
     def states_all_columns(self, state: Any, column: ColumnClause[Any], adding: bool) -> bool:
         """Compiled without values or keys, a statement names every column as a parameter."""
@@ -241,10 +266,15 @@ class Values(Texts):
         parameter = tenant_parameter(type_)
         inner = statement.select
         places = [place for place, name in enumerate(names) if _means(name, column, None, True)]
-        if not places and isinstance(inner, Select):
-            statement.select = inner.add_columns(parameter)
+        if not places:
+            # In front, where no text comes before it.
+            names.insert(0, column.key)
+            statement.select = _with_first(parameter, inner)
         else:
             chosen: list[Any] = list(inner.subquery().c)
+            if len(chosen) != len(names):
+                raise refused(_moves(ownership))
+
             for place in places:
                 for base in map(_bare, chosen[place].base_columns):
                     if isinstance(base, BindParameter):
@@ -254,9 +284,9 @@ class Values(Texts):
 
                 chosen[place] = parameter
 
-            statement.select = select(*chosen, *(() if places else (parameter,)))
+            statement.select = select(*chosen)
 
-        statement._select_names = names if places else [*names, column.key]
+        statement._select_names = names
         return statement
 
     def _holds_tenant(self, value: Any) -> bool:
@@ -275,12 +305,13 @@ class Values(Texts):
             and same_name(column.name, ownership.column.name)
         )
 
-    def _write_inserted_references(self, state: Any, ownership: Ownership) -> None:
+    def _write_inserted_references(
+        self, state: Any, ownership: Ownership, selected: Any, named: Any
+    ) -> None:
         statement = state.statement
         rows: Sequence[Mapping[Any, Any]]
-        if statement._select_names:
-            columns = list(statement.select.subquery().c)
-            rows = [dict(zip(statement._select_names, columns, strict=True))]
+        if named:
+            rows = [dict(zip(named, columns, strict=True)) for columns in _columns(selected, named)]
         elif state._has_multi_parameters:
             rows = state._multi_parameters
         else:
@@ -297,9 +328,12 @@ class Values(Texts):
         main: bool = True,
         given: bool = False,
         adding: bool = False,
-        where: Sequence[Any] = (),
+        changed: Any = None,
     ) -> None:
-        """Note what is written into foreign keys; the flags are those of `state_tenant`."""
+        """Note what is written into foreign keys; the flags are those of `state_tenant`.
+
+        `changed`: the UPDATE that says which rows.
+        """
         keys: Iterable[str] = (self.column_keys or ()) if given else ()
         if given and self.column_keys is None and not any(rows):
             keys = table.c.keys()
@@ -319,7 +353,14 @@ class Values(Texts):
 
             by_name.append(values | {name: UNKNOWN for name in odd if name in values})
 
-        self.references.extend(references_in(ownership, by_name, where))
+        self.references.extend(
+            references_in(
+                ownership,
+                by_name,
+                adding=adding,
+                changed=None if changed is None else (table, changed),
+            )
+        )
 
     def _refuse_migration(self, statement: Any) -> None:
         froms = [] if statement.select is None else statement.select.columns_clause_froms
@@ -343,6 +384,48 @@ class Values(Texts):
                     table=ownership.table.name,
                 )
             )
+
+
+def _with_first(parameter: TenantParameter, selected: Any) -> Select[Any]:
+    """A SELECT of the tenant and of what the developer selects."""
+    if isinstance(selected, Select) and _may_be_extended(selected):
+        extended: Select[Any] = selected.add_columns(parameter)
+        extended._raw_columns.insert(0, extended._raw_columns.pop())
+        return extended
+
+    return _all_of(selected, parameter)
+
+
+def _may_be_extended(selected: Select[Any]) -> bool:
+    """Whether one more column in front changes nothing: no text before it, no column by number."""
+    clauses = (*selected._group_by_clauses, *selected._order_by_clauses)
+    texts = [clause.text for clause in clauses if isinstance(clause, TextClause)]
+    texts += [c.name for c in clauses if isinstance(c, ColumnClause) and c.is_literal]
+    return not any(re.search(r"(?:^|,)\s*\d", text) for text in texts) and all(
+        only_modifies(str(prefix)) for prefix, _ in selected._prefixes
+    )
+
+
+def _all_of(selected: Any, *first: Any) -> Select[Any]:
+    rows = selected.subquery("partywall_rows")
+    return select(*first, literal_column("partywall_rows.*")).select_from(rows)
+
+
+def _columns(selected: Any, named: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """The columns that an INSERT FROM SELECT writes, for each SELECT of a UNION."""
+    while isinstance(selected, SelectStatementGrouping):
+        selected = selected.element
+
+    if isinstance(selected, CompoundSelect):
+        for member in selected.selects:
+            yield from _columns(member, named)
+
+        return
+
+    columns = list(selected._all_selected_columns) if isinstance(selected, Select) else []
+    texts = [column.text for column in columns if isinstance(column, TextClause)]
+    aligned = len(columns) == len(named) and not any("," in text for text in texts)
+    yield columns if aligned and is_exact(selected) else [UNKNOWN] * len(named)
 
 
 def _with_tenant_column(statement: Any, ownership: Ownership) -> Any:

@@ -97,7 +97,9 @@ class Wall(Values):
         targets = _hashes(state.statement.table)
         values = dict(state._dict_parameters or {})
         # MySQL sets columns of several tables at once.
-        changing = targets | {hash(key.table) for key in values if isinstance(key, ColumnClause)}
+        changing = {hash(key.table) for key in values if isinstance(key, ColumnClause)}
+        if len(targets) == 1 or not all(isinstance(key, ColumnClause) for key in values):
+            changing |= targets
         for leaf in (leaf for from_ in _froms(state) for leaf in leaves(from_)):
             ownership = self.owned(leaf)
             if ownership is None:
@@ -110,8 +112,9 @@ class Wall(Values):
                 column is not None and self.states_all_columns(state, column, adding=False)
             )
             self.state_tenant(values, leaf, ownership, main=main, given=given)
-            where = state.statement._where_criteria
-            self.write_references(ownership, leaf, [values], main=main, given=main, where=where)
+            self.write_references(
+                ownership, leaf, [values], main=main, given=main, changed=state.statement
+            )
 
         if values:
             state._dict_parameters = values
@@ -205,7 +208,10 @@ class Wall(Values):
         written = self._generate_delimited_and_list(element.written, **kw)
         if written and (self.raw_parts > known or _LOOSE.search(written)):
             # text("a OR b") would otherwise undo the condition beside it.
+            self.refuse_breaking(written)
             written = f"({written})"
+        elif written.count("(") != written.count(")"):
+            self.refuse_breaking(written)
 
         # First the conditions: what was written is not tried on the rows of others.
         conditions = [self.process(condition, **kw) for condition in element.conditions]
