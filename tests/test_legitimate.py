@@ -678,6 +678,7 @@ def references_to_ones_own_rows(session: Session) -> None:
     session.execute(update(V).values(job_id=func.coalesce(V.c.job_id, 1)))
     session.execute(update(V).values(job_id=case((V.c.id == 1, 1), else_=3)))
     assert session.scalar(select(func.count()).where(V.c.job_id == 3)) == 8
+    assert session.execute(update(V).values(job_id=func.nullif(V.c.job_id, 1))).rowcount > 0  # type: ignore[attr-defined]
     session.execute(update(V).values(job_id=J.c.id).where(J.c.id == V.c.job_id))
     session.execute(update(Visit).values(job_id=None))
 
@@ -1366,6 +1367,14 @@ class ByNames(Base):
 
 
 @tenant_aware
+class ByChar(Base):
+    __tablename__ = "by_char"
+    id = key()
+    tenant_id = mapped_column(CHAR(10), nullable=False)
+    name = mapped_column(String(9))
+
+
+@tenant_aware
 class ByPrefix(Base):
     __tablename__ = "by_prefix"
     id = key()
@@ -1440,6 +1449,7 @@ class Validated(Base):
 MAKES = [
     ByEnum,
     ByNames,
+    ByChar,
     ByPrefix,
     ByOtherPrefix,
     WithDefault,
@@ -1471,6 +1481,20 @@ def test_a_model_of_this_make(shared: Engine, model: Any) -> None:
     for whose in TENANTS:
         with tenant_scope(whose), Session(shared) as session:
             assert session.scalars(select(model)).one().name == whose
+
+
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+def test_a_tenant_that_a_column_would_fill_up_to_another_does_not_fit(shared: Engine) -> None:
+    with tenant_scope("acme"), Session(shared) as session:
+        session.add(ByChar(name="own"))
+        session.commit()
+
+    with (
+        tenant_scope("acme "),
+        Session(shared) as session,
+        pytest.raises(MalformedTenantError, match="does not fit"),
+    ):
+        session.scalars(select(ByChar)).all()
 
 
 def test_each_tenant_column_has_a_type_of_its_own(shared: Engine) -> None:

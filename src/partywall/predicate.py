@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 from sqlalchemy import (
+    CHAR,
     BindParameter,
     Column,
     Enum,
@@ -184,6 +185,10 @@ def _fitted(tenant: TenantId, type_: TypeEngine[Any]) -> Any:
         return _as_int(tenant)
 
     text = str(tenant)
+    if isinstance(type_, CHAR) and text.endswith(" "):
+        # Filled up with spaces, it would be another tenant's.
+        return None
+
     fits = isinstance(type_, String) and (type_.length is None or len(text) <= type_.length)
     return text if fits else None
 
@@ -205,6 +210,10 @@ def same_tenant(value: Any, tenant: TenantId, type_: TypeEngine[Any] | None = No
 
     if isinstance(type_, TypeDecorator) and _converts(type_):
         return _same_written(value, fitted)
+
+    if isinstance(value, str) and isinstance(type_, CHAR):
+        # PostgreSQL gives it back filled up.
+        value = value.rstrip(" ")
 
     return bool(_fitted(value, type_) == fitted)
 

@@ -35,7 +35,7 @@ from sqlalchemy.sql.elements import (
     TextClause,
     UnaryExpression,
 )
-from sqlalchemy.sql.functions import coalesce
+from sqlalchemy.sql.functions import Function, coalesce
 from sqlalchemy.sql.functions import max as max_func
 from sqlalchemy.sql.functions import min as min_func
 from sqlalchemy.sql.selectable import (
@@ -160,10 +160,15 @@ def _left_out(column: Column[Any]) -> Any:
     """What the database writes into a column of a new row that nobody names."""
     default = column.server_default
     if default is None:
-        return UNKNOWN if column.primary_key else null()
+        return UNKNOWN if _is_numbered(column) else null()
 
     said = str(getattr(default, "arg", ""))
     return said if said.isdecimal() else UNKNOWN
+
+
+def _is_numbered(column: Column[Any]) -> bool:
+    """Whether SQLite may number a new row here, where nothing is said."""
+    return column.primary_key and len(column.table.primary_key) == 1
 
 
 def _is_null(value: Any) -> bool:
@@ -231,7 +236,7 @@ def _refuse_nobodys(reference: Reference, key: tuple[Any, ...]) -> None:
     """Where the column must be there, the database says so."""
     columns = zip(key, reference.path.local, strict=True)
     empty = [column for value, column in columns if value is None]
-    if reference.required and any(column.nullable or column.primary_key for column in empty):
+    if reference.required and any(column.nullable or _is_numbered(column) for column in empty):
         raise refused(_belongs_to_nobody(reference))
 
 
@@ -440,12 +445,27 @@ def _origins(value: Any, path: Path) -> Iterator[_Source]:
     elif isinstance(value, Case):
         branches = [branch for _, branch in value.whens]
         yield from _all_origins([*branches, null() if value.else_ is None else value.else_], path)
-    elif isinstance(value, (coalesce, max_func, min_func)):
-        yield from _all_origins(list(value.clauses), path)
+    elif choices := _choices(value):
+        yield from _all_origins(choices, path)
     elif isinstance(value, ScalarSelect) and is_exact(value):
         yield from _all_origins(_members(value.element), path)
     elif isinstance(value, ColumnElement) and not isinstance(value, UnaryExpression):
         yield from _column_origins(value, path)
+
+
+def _choices(value: Any) -> list[Any]:
+    """The arguments of a function that gives back one of them as it is."""
+    if isinstance(value, (coalesce, max_func, min_func)):
+        return list(value.clauses)
+
+    if type(value) is not Function or value.packagenames:
+        return []
+
+    name, arguments = value.name.casefold(), list(value.clauses)
+    if name == "nullif":
+        return [*arguments[:1], null()]
+
+    return arguments if name in ("ifnull", "greatest", "least") else []
 
 
 def _members(element: Any) -> list[Any]:
