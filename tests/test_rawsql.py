@@ -326,6 +326,7 @@ def test_a_hash_is_an_operator_where_it_begins_no_comment() -> None:
         "BEGIN",
         "BEGIN IMMEDIATE",
         "SAVEPOINT sa_savepoint_1",
+        "PREPARE TRANSACTION 'one'",
         "RELEASE SAVEPOINT sa_savepoint_1",
         "SET LOCAL app.tenant = 'x'",
         "-- first\nDROP TABLE orders",

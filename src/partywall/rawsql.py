@@ -211,7 +211,7 @@ _WRITES = _alone(rf"(?:insert|replace|truncate)(?! \()|{_UPDATES}|delete|merge|i
 _DEFINES = _alone(
     "create|alter|drop|comment|grant|revoke|analyze|vacuum|reindex|optimize|pragma|show|describe"
     "|desc|set|reset|begin|start|commit|end|rollback|savepoint|release|abort|lock|unlock|use"
-    "|discard|checkpoint|listen|unlisten|notify"
+    "|discard|checkpoint|listen|unlisten|notify|prepare transaction"
 )
 _TRIGGER = re.compile(r" create (?:or replace )?(?:temp |temporary |constraint )?trigger ")
 _ONLY_DEFINES = re.compile(
