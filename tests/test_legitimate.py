@@ -1327,6 +1327,35 @@ def test_migrations_that_copy_tables_do_not_leave_the_others_behind(shared: Engi
     assert _stored(shared, kept) == before
 
 
+SHOWN = "CREATE VIEW shown AS SELECT name FROM jobs"
+
+
+@pytest.mark.parametrize(
+    "define",
+    [
+        lambda connection: connection.execute(DDL(SHOWN)),
+        lambda connection: connection.execute(text(SHOWN)),
+        lambda connection: connection.exec_driver_sql(SHOWN),
+    ],
+)
+def test_a_view_is_a_definition_where_no_tenant_is_current(shared: Engine, define: Any) -> None:
+    """To a tenant it is refused, also when the compiled text is at hand."""
+    for _ in range(2):
+        with shared.connect() as connection:
+            define(connection)
+            connection.exec_driver_sql("DROP VIEW shown")
+            connection.commit()
+
+        with (
+            pytest.raises(UnscopedStatementError, match="jobs"),
+            tenant_scope("acme"),
+            shared.connect() as connection,
+        ):
+            define(connection)
+
+    assert not inspect(shared).get_view_names()
+
+
 # Models of every make, the same operations for each tenant in turn.
 
 

@@ -282,6 +282,9 @@ class _Execution(_Context):
                 pin_sessions(self.root_connection)
                 if compiled.references:
                     references.check(self.root_connection, self)
+
+            elif compiled.without_tenant:
+                self._refuse_foreign(self.statement)
         else:
             if compiled is not None:
                 pin_sessions(self.root_connection)
@@ -315,7 +318,7 @@ class _Execution(_Context):
 
     def _refuse_foreign(self, sql: str) -> None:
         mysql = isinstance(self.dialect, MySQLDialect)
-        _refuse_driver_sql(sql, active_scope(), self.compiled is not None, mysql)
+        _refuse_driver_sql(sql, active_scope(), mysql)
 
 
 class _Refused:
@@ -359,10 +362,10 @@ def _refuse_rewritten(context: Any, expected: tuple[str, Any], sent: tuple[str, 
     mysql = isinstance(context.dialect, MySQLDialect)
     before = rawsql.stands_before(original, statement, hash_comments=mysql)
     if before is None:
-        _refuse_driver_sql(statement, active_scope(), False, mysql)
+        _refuse_driver_sql(statement, active_scope(), mysql)
         return
 
-    _refuse_driver_sql(before, active_scope(), False, mysql)
+    _refuse_driver_sql(before, active_scope(), mysql)
     compiled = context.compiled
     if isinstance(compiled, Wall) and compiled.needs_tenant and parameters != given:
         raise refused(
@@ -379,14 +382,14 @@ def _may_run(compiled: Any, dialect: Any) -> bool:
     )
 
 
-def _refuse_driver_sql(sql: str, scope: Scope | None, ddl: bool, mysql: bool) -> None:
+def _refuse_driver_sql(sql: str, scope: Scope | None, mysql: bool) -> None:
     facts = rawsql.scan(sql, hash_comments=mysql)
     tenant = None if scope is None else scope.context
     if tenant is not None and _WITH_A_BODY.search(sql) and owned_names():
         # A body is a string to the database's parser, and so to ours.
         raise refused(raw_sql([]))
 
-    if facts.is_definition or (ddl and facts.is_ddl and tenant is None):
+    if facts.is_definition or (facts.is_ddl and tenant is None):
         return
 
     if scope is not None and scope.context is None and scope.write:

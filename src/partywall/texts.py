@@ -53,6 +53,8 @@ class Texts(Compiler):
 
     unsupported: str | None = None
     done = False
+    # Whether it is refused to a tenant, though not where none is current.
+    without_tenant = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.guarded: dict[str, Ownership] = {}
@@ -86,6 +88,8 @@ class Texts(Compiler):
                 textclause = self._bound(textclause)
             elif self._defines(textclause):
                 self._trusted = self._vouched_for = True
+            elif self._shows_owned(textclause):
+                self._trusted = self._vouched_for = self.without_tenant = True
 
         if (_is_whole(self) or kw.get("asfrom")) and not self._trusted:
             self.refuse_names(textclause.text)
@@ -183,11 +187,21 @@ class Texts(Compiler):
         statement = getattr(self, "statement", None)
         return statement is None or (not self.stack and self._scan(textclause.text).is_definition)
 
+    def _shows_owned(self, textclause: TextClause) -> bool:
+        """DDL that gives owned rows another name, as a view does."""
+        text = textclause.text
+        return self._scan(text).is_ddl and self._owned_in(text) is not None
+
     def refuse_names(self, text: str) -> None:
+        named = self._owned_in(text)
+        if named is not None:
+            raise refused(raw_sql(named))
+
+    def _owned_in(self, text: str) -> frozenset[str] | None:
+        """The owned tables that a text names, or none if it could name any; None if none."""
         names = owned_names()
-        hidden = names & self._tables_in(text).keys()
-        if hidden or (names and self._scan(text).opaque):
-            raise refused(raw_sql(hidden))
+        named = names & self._tables_in(text).keys()
+        return named if named or (names and self._scan(text).opaque) else None
 
     def _refuse_fragments(self) -> None:
         if self.guarded:
