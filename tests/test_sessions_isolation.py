@@ -319,6 +319,25 @@ def test_flushed_rows_of_a_failed_turn_do_not_stay(place: Place) -> None:
     assert place.rows("tags") == TAGS
 
 
+def test_what_was_flushed_is_not_committed_for_another_tenant(place: Place) -> None:
+    with Session(place.engine) as session:
+        for end in [session.rollback, session.commit]:
+            with tenant_scope("acme"):
+                session.add(place.m.Tag(name="of acme"))
+                session.flush()
+
+            with (
+                tenant_scope("globex"),
+                pytest.raises(CrossTenantAccessError, match=OTHER_TENANT),
+            ):
+                session.commit()
+
+            assert place.rows("tags") == TAGS
+            end()
+
+        assert place.rows("tags") == {**TAGS, "acme": [*TAGS["acme"], "of acme"]}
+
+
 def test_an_object_made_under_one_tenant_and_added_under_another_belongs_to_the_other(
     place: Place,
 ) -> None:

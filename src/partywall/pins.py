@@ -62,7 +62,7 @@ def pin(session: Any, scope: Scope) -> Pin:
         return mine
 
     if mine is None or not mine.serves(scope):
-        if mine is not None and (_is_used(session) or session.new or session.deleted or len(held)):
+        if mine is not None and (is_used(session) or session.new or session.deleted or len(held)):
             raise refused(_other_tenant(mine, scope))
 
         mine = session.__dict__[_PIN] = Pin(scope)
@@ -124,7 +124,7 @@ def pin_sessions(connection: Any) -> None:
             transaction.__dict__[_USED] = True
 
 
-def _is_used(session: Any) -> bool:
+def is_used(session: Any) -> bool:
     """Whether owned rows were used in the transaction that the session is in."""
     transaction = session.get_transaction()
     return transaction is not None and _USED in transaction.__dict__

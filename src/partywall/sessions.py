@@ -23,7 +23,7 @@ from .errors import (
     refused,
 )
 from .ownership import TenantAttribute, on_first_mark, tenant_attributes
-from .pins import belongs_elsewhere, follow, pin, pin_of
+from .pins import belongs_elsewhere, follow, is_used, pin, pin_of
 from .predicate import same_tenant, tenant_now, tenant_value
 
 
@@ -81,6 +81,13 @@ def _pin_flush(session: Session, flush_context: Any, instances: Any) -> None:
         pin(session, scope)
 
     flush_context.presort_actions[_Objects] = _Objects()
+
+
+def _refuse_to_commit(session: Session) -> None:
+    """What one tenant has begun another one does not end, except by rolling it back."""
+    scope = active_scope()
+    if scope is not None and pin_of(session) is not None and is_used(session):
+        pin(session, scope)
 
 
 class _Objects:
@@ -152,6 +159,7 @@ def _refuse_foreign(state: Any, attributes: Iterable[TenantAttribute], scope: Sc
 _LISTENERS: list[tuple[Any, str, Any, dict[str, bool]]] = [
     (Session, "after_begin", _follow, {}),
     (Session, "before_attach", _pin_attached, {"raw": True}),
+    (Session, "before_commit", _refuse_to_commit, {}),
     (Session, "before_flush", _pin_flush, {}),
 ]
 
