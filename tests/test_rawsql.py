@@ -37,6 +37,7 @@ from partywall.errors import (
     CrossTenantAccessError,
     MissingTenantContextError,
 )
+from partywall.ownership import tenant_table
 from partywall.positions import tables_in
 from partywall.rawsql import TenantParameter, TenantText, scan, tenant_text
 
@@ -502,6 +503,10 @@ def _read_by_sqlite(sql: str) -> set[str]:
     return read & {"orders", "stats"}
 
 
+# The wall stands from the first mark on.
+tenant_table(
+    Table("rawsql_marked", MetaData(), Column("id", Integer), Column("tenant_id", String(20)))
+)
 notes = Table(
     "rawsql_notes",
     MetaData(),
