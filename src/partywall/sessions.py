@@ -192,7 +192,10 @@ def _refuse_foreign_value(state: Any, attribute: TenantAttribute, value: Any) ->
         raise refused(
             CrossTenantAccessError(
                 f"This {_name(state)} belongs to no tenant and cannot be changed by one. "
-                "Change it in 'with unscoped(\"why\", write=True)'.",
+                "Change it in 'with unscoped(\"why\", write=True)'."
+                if attribute.shared
+                else f"This {_name(state)} belongs to no tenant once {attribute.key!r} is None. "
+                "Leave it out: it stays whose it is.",
                 model=_name(state),
                 found=None,
                 current=tenant,
