@@ -6,16 +6,23 @@ Two tenants with the same heroes, teams and powers; what is stored is read throu
 # Not `from __future__ import annotations`: SQLModel needs the annotations of relationships as they
 # are, and cannot do with their text.
 
+import asyncio
 import inspect
+import shutil
+import sqlite3
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import httpx
+import pydantic
 import pytest
 import sqlmodel
-from sqlalchemy import UniqueConstraint, func, text
+from fastapi import Depends, FastAPI, HTTPException, Request
+from sqlalchemy import Column, String, UniqueConstraint, func, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import aliased, selectinload, sessionmaker
@@ -29,11 +36,15 @@ from partywall import (
     CrossTenantReferenceError,
     MissingTenantContextError,
     SessionScope,
+    TenantSessionMiddleware,
     UnscopedStatementError,
+    current_tenant,
     tenant_aware,
     tenant_scope,
     tenant_text,
 )
+from partywall.fastapi import add_error_handlers, tenant_session
+from partywall.resolvers import header
 
 TENANTS = ("acme", "globex")
 NAMES = ("Deadpond", "Rusty", "Spider")
@@ -146,11 +157,6 @@ class Place:
         for engine in (self.engine, self.async_engine):
             databases._with_real_transactions(engine)
 
-        tables = [model.__table__ for model in (Team, Power, Hero, Link, Mission)]
-        SQLModel.metadata.create_all(self.engine, tables=tables)
-        for table, values in rows():
-            self.execute(f"INSERT INTO sqlmodel_{table} VALUES {values}")
-
         self.seed = {table: self.stored(table) for table in STORED}
 
     def session(self, flavour: str) -> Any:
@@ -160,8 +166,6 @@ class Place:
         return AsyncSession(self.async_engine)
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
-        import sqlite3
-
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             return list(connection.execute(sql))
 
@@ -205,14 +209,31 @@ async def settled(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlmodel") / "heroes.db"
+    engine = sqlmodel.create_engine(f"sqlite:///{path}")
+    tables = [model.__table__ for model in (Team, Power, Hero, Link, Mission)]
+    SQLModel.metadata.create_all(engine, tables=tables)
+    engine.dispose()
+    with closing(sqlite3.connect(path)) as connection:
+        for table, values in rows():
+            connection.execute(f"INSERT INTO sqlmodel_{table} VALUES {values}")
+
+        connection.commit()
+
+    return path
+
+
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    place = Place(tmp_path / "heroes.db")
+async def place(filled: Path, tmp_path: Path) -> AsyncIterator[Place]:
+    place = Place(Path(shutil.copy(filled, tmp_path)))
     yield place
     place.engine.dispose()
     await place.async_engine.dispose()
 
 
+pytestmark = pytest.mark.filterwarnings(r"ignore:[\s\S]*session.exec:DeprecationWarning")
 FLAVOURS = pytest.mark.parametrize("flavour", ["sync", "async"])
 BOTH_TENANTS = pytest.mark.parametrize("tenant", TENANTS)
 Case = Callable[[Any], Awaitable[Any]]
@@ -468,7 +489,7 @@ async def _deleted_all(session: Any) -> None:
 
 
 async def _merged(session: Any) -> None:
-    await settled(session.merge(Hero(id=1, name="Nova", age=1, team_id=1)))
+    await settled(session.merge(Hero(id=1, name="Nova", age=1, team_id=1, tenant_id="acme")))
 
 
 LINKED = selectinload(Hero.powers)
@@ -589,6 +610,11 @@ async def _sent_by_a_foreign_hero(session: Any) -> None:
     session.add(Mission(goal="new", hero_id=2))
 
 
+async def _merged_without_its_tenant(session: Any) -> None:
+    """A model whose default is None says None: alone, too, that would be the row's tenant."""
+    await settled(session.merge(Hero(id=1, name="Nova")))
+
+
 async def _as_text(session: Any) -> None:
     await settled(session.exec(text("DELETE FROM sqlmodel_hero")))
 
@@ -608,6 +634,11 @@ REFUSED: dict[str, tuple[Case, type[Exception], str]] = {
         "sqlmodel_power",
     ),
     "by a foreign hero": (_sent_by_a_foreign_hero, CrossTenantReferenceError, "sqlmodel_hero"),
+    "merge without its tenant": (
+        _merged_without_its_tenant,
+        CrossTenantAccessError,
+        "once 'tenant_id' is None",
+    ),
     "as text": (_as_text, UnscopedStatementError, "sqlmodel_hero"),
 }
 
@@ -662,3 +693,414 @@ async def test_scopes_open_sessions_of_sqlmodel(place: Place) -> None:
             session.add(Hero(name="Nova", age=1, team_id=1 if tenant == "acme" else 2))
 
     assert place.changed() == {"hero": ([], [NOVA, ("globex", "Nova", 1, 2)])}
+
+
+# The tenant column, as SQLModel may spell it.
+
+
+def _tenant_now() -> Any:
+    return current_tenant().tenant_id
+
+
+@tenant_aware
+class Required(SQLModel, table=True):
+    __tablename__ = "sqlmodel_required"
+    id: int | None = Field(default=None, primary_key=True)
+    tenant_id: str
+    name: str = "x"
+
+
+@tenant_aware
+class Filled(SQLModel, table=True):
+    __tablename__ = "sqlmodel_filled"
+    id: int | None = Field(default=None, primary_key=True)
+    tenant_id: str = Field(default_factory=_tenant_now, max_length=40)
+    name: str = "x"
+
+
+@tenant_aware(column="firm")
+class ByColumn(SQLModel, table=True):
+    __tablename__ = "sqlmodel_by_column"
+    id: int | None = Field(default=None, primary_key=True)
+    firm: str | None = Field(default=None, sa_column=Column("firm", String(40), nullable=False))
+    name: str = "x"
+
+
+@tenant_aware
+class Owned(SQLModel):
+    tenant_id: uuid.UUID | None = Field(default=None, nullable=False)
+
+
+class ByUUID(Owned, table=True):
+    __tablename__ = "sqlmodel_by_uuid"
+    id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
+    name: str = "x"
+
+
+@tenant_aware
+class ByNumber(SQLModel, table=True):
+    __tablename__ = "sqlmodel_by_number"
+    id: int | None = Field(default=None, primary_key=True)
+    tenant_id: int | None = Field(default=None, nullable=False)
+    name: str = "x"
+
+
+@tenant_aware(shared=True)
+class Template(SQLModel, table=True):
+    __tablename__ = "sqlmodel_template"
+    id: int | None = Field(default=None, primary_key=True)
+    tenant_id: str | None = None
+    name: str = "x"
+
+
+UUIDS = (uuid.UUID(int=0xACE), uuid.UUID(int=0x610BE))
+SPELLINGS = [
+    (Required, TENANTS),
+    (Required, UUIDS),
+    (Filled, TENANTS),
+    (ByColumn, TENANTS),
+    (ByUUID, UUIDS),
+    (ByUUID, tuple(map(str, UUIDS))),
+    (ByNumber, (7, 8)),
+    (ByNumber, ("7", "8")),
+    (Template, TENANTS),
+]
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Iterator[Any]:
+    engine = sqlmodel.create_engine(f"sqlite:///{tmp_path}/spelled.db")
+    tables = dict.fromkeys(model.__table__ for model, _ in SPELLINGS)
+    SQLModel.metadata.create_all(engine, tables=list(tables))
+    yield lambda: sqlmodel.Session(engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("model", "tenants"), SPELLINGS)
+def test_a_tenant_column_of_this_make(sessions: Any, model: Any, tenants: Any) -> None:
+    for tenant in tenants:
+        with tenant_scope(tenant), sessions() as session:
+            session.add_all([model(name="a"), model(name="b")])
+            session.exec(insert(model), params=[{"name": "c"}])
+            session.commit()
+
+    with tenant_scope(tenants[0]), sessions() as session:
+        first, second, _ = session.exec(select(model).order_by(model.name)).all()
+        first.name = "z"
+        session.add(first)
+        session.delete(second)
+        session.exec(update(model).where(model.name == "c").values(name="y"))
+        session.commit()
+        session.refresh(first)
+        assert first.model_dump()["name"] == "z"
+        with pytest.raises(CrossTenantAccessError, match=str(tenants[1])):
+            first.sqlmodel_update({_column(model): tenants[1]})
+            session.commit()
+
+    for tenant, names in zip(tenants, (["y", "z"], ["a", "b", "c"]), strict=True):
+        with tenant_scope(tenant), sessions() as session:
+            assert session.exec(select(model.name).order_by(model.name)).all() == names
+
+
+def _column(model: Any) -> str:
+    return "firm" if model is ByColumn else "tenant_id"
+
+
+def test_a_required_tenant_is_missed_by_model_validate(sessions: Any) -> None:
+    """Its validation is pydantic's: a table model that is to be made of a body needs a default."""
+    for tenant in TENANTS:
+        with tenant_scope(tenant), sessions() as session:
+            with pytest.raises(pydantic.ValidationError, match="tenant_id"):
+                Required.model_validate({"name": "x"})
+
+            session.add(Required.model_validate({"name": "x"}, update={"tenant_id": tenant}))
+            session.add(Filled.model_validate({"name": "x"}))
+            session.commit()
+            assert session.exec(select(Required.tenant_id)).all() == [tenant]
+            assert session.exec(select(Filled.tenant_id)).all() == [tenant]
+
+
+def test_a_default_that_is_the_tenant_can_be_merged(sessions: Any) -> None:
+    for tenant in TENANTS:
+        with tenant_scope(tenant), sessions() as session:
+            session.add(Filled(name="x"))
+            session.commit()
+
+    with tenant_scope("acme"), sessions() as session:
+        session.merge(Filled(id=1, name="y"))
+        session.commit()
+        assert session.exec(select(Filled.name)).all() == ["y"]
+
+    with tenant_scope("globex"), sessions() as session:
+        assert session.exec(select(Filled.name)).all() == ["x"]
+
+
+def test_a_model_below_a_marked_base_that_is_no_table_is_a_body_like_any(sessions: Any) -> None:
+    class Body(Owned):
+        name: str
+
+    for tenant in UUIDS:
+        with tenant_scope(tenant), sessions() as session:
+            session.add(ByUUID.model_validate(Body(name="x")))
+            session.commit()
+            (found,) = session.exec(select(ByUUID)).all()
+            assert Body.model_validate(found) == Body(name="x", tenant_id=tenant)
+
+
+# The application of SQLModel's tutorial, sync and async.
+
+
+def get_session(request: Request) -> Iterator[sqlmodel.Session]:
+    with sqlmodel.Session(request.app.state.engine) as session:
+        yield session
+
+
+async def get_async_session(request: Request) -> AsyncIterator[AsyncSession]:
+    async with AsyncSession(request.app.state.async_engine) as session:
+        yield session
+
+
+Db = Annotated[sqlmodel.Session, Depends(get_session)]
+AsyncDb = Annotated[AsyncSession, Depends(get_async_session)]
+
+
+def _found(hero: Hero | None) -> Hero:
+    if hero is None:
+        raise HTTPException(404, "Hero not found")
+
+    return hero
+
+
+def create_hero(hero: HeroCreate, session: Db) -> Hero:
+    return _kept(session, Hero.model_validate(hero))
+
+
+def create_from_the_table_model(hero: Hero, session: Db) -> Hero:
+    return _kept(session, hero)
+
+
+def _kept(session: sqlmodel.Session, hero: Hero) -> Hero:
+    session.add(hero)
+    session.commit()
+    session.refresh(hero)
+    return hero
+
+
+def read_heroes(session: Db, offset: int = 0, limit: int = 100) -> Any:
+    return session.exec(BY_ID.offset(offset).limit(limit)).all()
+
+
+def read_hero(number: int, session: Db) -> Hero:
+    return _found(session.get(Hero, number))
+
+
+def update_hero(number: int, hero: HeroUpdateWithTenant, session: Db) -> Hero:
+    known = _found(session.get(Hero, number))
+    known.sqlmodel_update(hero.model_dump(exclude_unset=True))
+    return _kept(session, known)
+
+
+def delete_hero(number: int, session: Db) -> None:
+    session.delete(_found(session.get(Hero, number)))
+    session.commit()
+
+
+async def acreate_hero(hero: HeroCreate, session: AsyncDb) -> Hero:
+    return await _akept(session, Hero.model_validate(hero))
+
+
+async def acreate_from_the_table_model(hero: Hero, session: AsyncDb) -> Hero:
+    return await _akept(session, hero)
+
+
+async def _akept(session: AsyncSession, hero: Hero) -> Hero:
+    session.add(hero)
+    await session.commit()
+    await session.refresh(hero)
+    return hero
+
+
+async def aread_heroes(session: AsyncDb, offset: int = 0, limit: int = 100) -> Any:
+    return (await session.exec(BY_ID.offset(offset).limit(limit))).all()
+
+
+async def aread_hero(number: int, session: AsyncDb) -> Hero:
+    return _found(await session.get(Hero, number, options=[selectinload(Hero.team)]))
+
+
+async def aupdate_hero(number: int, hero: HeroUpdateWithTenant, session: AsyncDb) -> Hero:
+    known = _found(await session.get(Hero, number))
+    known.sqlmodel_update(hero.model_dump(exclude_unset=True))
+    return await _akept(session, known)
+
+
+async def adelete_hero(number: int, session: AsyncDb) -> None:
+    known = _found(await session.get(Hero, number, options=[selectinload(Hero.missions), LINKED]))
+    await session.delete(known)
+    await session.commit()
+
+
+ENDPOINTS: dict[str, tuple[Any, ...]] = {
+    "sync": (
+        create_hero,
+        create_from_the_table_model,
+        read_heroes,
+        read_hero,
+        update_hero,
+        delete_hero,
+    ),
+    "async": (
+        acreate_hero,
+        acreate_from_the_table_model,
+        aread_heroes,
+        aread_hero,
+        aupdate_hero,
+        adelete_hero,
+    ),
+}
+
+
+@pytest.fixture(params=["sync", "async"])
+async def client(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[httpx.AsyncClient]:
+    create, create_table_model, read_all, read, change, remove = ENDPOINTS[request.param]
+    app = FastAPI()
+    app.add_middleware(TenantSessionMiddleware, resolve_tenant=header("x-tenant"))
+    add_error_handlers(app)
+    app.state.engine = place.engine
+    app.state.async_engine = place.async_engine
+    app.post("/heroes", response_model=HeroPublic)(create)
+    app.post("/table-model", response_model=HeroPublic)(create_table_model)
+    app.get("/heroes", response_model=list[HeroPublic])(read_all)
+    app.get("/heroes/{number}", response_model=HeroPublicWithTeam)(read)
+    app.patch("/heroes/{number}", response_model=HeroPublic)(change)
+    app.delete("/heroes/{number}", status_code=204)(remove)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+def as_tenant(tenant: str) -> dict[str, Any]:
+    return {"headers": {"x-tenant": tenant}}
+
+
+async def test_requests_of_two_tenants_at_once(client: Any, place: Place) -> None:
+    found = await asyncio.gather(*(client.get("/heroes", **as_tenant(t)) for t in TENANTS * 3))
+
+    assert [[f"{hero['name']} {hero['secret']}" for hero in each.json()] for each in found] == [
+        every(tenant) for tenant in TENANTS * 3
+    ]
+    assert all("tenant_id" not in hero for each in found for hero in each.json())
+
+
+async def test_a_foreign_id_is_not_found(client: Any, place: Place) -> None:
+    for tenant, foreign in [("acme", 2), ("acme", 10), ("globex", 1), ("globex", 99)]:
+        path, headers = f"/heroes/{foreign}", as_tenant(tenant)
+        answers = [
+            await client.get(path, **headers),
+            await client.patch(path, json={"name": "Nova"}, **headers),
+            await client.delete(path, **headers),
+        ]
+        assert [(a.status_code, a.json()) for a in answers] == [
+            (404, {"detail": "Hero not found"})
+        ] * 3
+
+    assert place.changed() == {}
+
+
+async def test_a_response_model_loads_the_tenants_relations(client: Any, place: Place) -> None:
+    teams = {}
+    for tenant, number in [("acme", 1), ("globex", 2), ("globex", 10)]:
+        answer = (await client.get(f"/heroes/{number}", **as_tenant(tenant))).json()
+        teams[number] = answer["team"]
+
+    assert teams == {1: {"id": 1, "name": "X"}, 2: {"id": 2, "name": "X"}, 10: None}
+
+
+async def test_heroes_are_made_changed_and_deleted(client: Any, place: Place) -> None:
+    for tenant, number, team in [("acme", 1, 1), ("globex", 2, 2)]:
+        body = {"name": "Nova", "age": 1, "team_id": team}
+        made = await client.post("/heroes", json=body, **as_tenant(tenant))
+        changed = await client.patch(f"/heroes/{number}", json={"age": 5}, **as_tenant(tenant))
+        gone = await client.delete(f"/heroes/{number + 2}", **as_tenant(tenant))
+
+        assert (made.json()["name"], changed.json()["age"], gone.status_code) == ("Nova", 5, 204)
+
+    assert place.changed()["hero"] == (
+        [(t, *who) for t, x in OWN for who in [("Deadpond", 0, x), ("Rusty", 10, x)]],
+        [(t, *who) for t, x in OWN for who in [("Deadpond", 5, x), ("Nova", 1, x)]],
+    )
+
+
+OWN = [("acme", 1), ("globex", 2)]
+
+
+@pytest.mark.parametrize("named", ["acme", "globex"])
+async def test_a_tenant_in_a_body_is_left_out_by_a_model_without_it(
+    client: Any, place: Place, named: str
+) -> None:
+    body = {"name": "Nova", "age": 1, "team_id": 1, "tenant_id": named}
+    answer = await client.post("/heroes", json=body, **as_tenant("acme"))
+
+    assert answer.status_code == 200
+    assert place.changed() == {"hero": ([], [NOVA])}
+
+
+async def test_another_tenant_in_a_body_is_refused(client: Any, place: Place) -> None:
+    refused = [
+        await client.post("/table-model", json={"name": "Nova", "tenant_id": "globex"}, **ACME),
+        await client.patch("/heroes/1", json={"tenant_id": "globex"}, **ACME),
+        await client.post("/heroes", json={"name": "Nova", "team_id": 2}, **ACME),
+        await client.patch("/heroes/1", json={"team_id": 2}, **ACME),
+    ]
+
+    assert [answer.status_code for answer in refused] == [404] * 4
+    assert not any("globex" in answer.text for answer in refused)
+    assert place.changed() == {}
+
+
+async def test_the_own_tenant_in_a_body_is_accepted(client: Any, place: Place) -> None:
+    body = {"name": "Nova", "age": 1, "team_id": 1, "tenant_id": "acme"}
+    made = await client.post("/table-model", json=body, **ACME)
+    changed = await client.patch("/heroes/1", json={"tenant_id": "acme", "age": 5}, **ACME)
+
+    assert (made.status_code, changed.status_code) == (200, 200)
+    assert place.changed() == {"hero": ([DEADPOND], [("acme", "Deadpond", 5, 1), NOVA])}
+
+
+async def test_a_request_without_a_tenant_is_answered_400(client: Any, place: Place) -> None:
+    answers = [
+        await client.get("/heroes"),
+        await client.get("/heroes/1"),
+        await client.post("/heroes", json={"name": "Nova"}),
+        await client.patch("/heroes/1", json={"name": "Nova"}),
+        await client.delete("/heroes/1"),
+    ]
+
+    assert {answer.status_code for answer in answers} == {400}
+    assert place.changed() == {}
+
+
+ACME = as_tenant("acme")
+
+
+async def test_a_session_in_the_tenants_transaction(place: Place) -> None:
+    """The dependency of partywall.fastapi, with SQLModel's AsyncSession."""
+    made = tenant_session(lambda: AsyncSession(place.async_engine), _tenant_of)
+    app = FastAPI()
+    add_error_handlers(app)
+
+    @app.post("/heroes/{name}")
+    async def create(name: str, session: Annotated[AsyncSession, Depends(made)]) -> int:
+        session.add(Hero(name=name, age=1, team_id=1))
+        return len((await session.exec(select(Hero))).all())
+
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answers = [await client.post("/heroes/Nova", **as_tenant(t)) for t in TENANTS]
+
+    assert [answer.status_code for answer in answers] == [200, 404]
+    assert place.changed() == {"hero": ([], [NOVA])}
+
+
+async def _tenant_of(request: Request) -> str | None:
+    return request.headers.get("x-tenant")
