@@ -1,7 +1,7 @@
 """How fast the wall is: `python tests/benchmarks/speed.py [--quick] [--only NAME ...]`.
 
 Each variant of `workload.py` runs in a process of its own. The processes share one core and take
-turns, a few milliseconds each, in an order that is then run backwards; each begins as often as the
+turns, long enough for warm caches, in an order that is then run backwards; each begins as often as the
 others. A ratio is one of CPU times within a round. What is printed is the median over fresh sets
 of processes of the medians over the rounds of a set. The column `noise` is the hand-written code
 against itself, in two processes: smaller differences mean nothing.
@@ -24,7 +24,7 @@ from typing import Any
 
 from workload import OPERATIONS, READS, TENANTS
 
-SLICE_NS = 5_000_000
+SLICE_NS = 20_000_000
 FULL = {"sets": 10, "laps": 2, "executions": 100_000}
 QUICK = {"sets": 3, "laps": 1, "executions": 20_000}
 TARGETS = {
