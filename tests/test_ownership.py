@@ -18,6 +18,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import NoReferencedTableError
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -366,3 +367,108 @@ def test_unscoped_sees_every_tenant(engine: Engine) -> None:
     add_one_each(engine, Memo)
     with unscoped("a count of everything"), Session(engine) as session:
         assert set(session.scalars(select(Memo.name))) == {"of acme", "of globex"}
+
+
+def test_half_written_models_do_not_stand_in_the_way_of_the_others(engine: Engine) -> None:
+    class Whole(DeclarativeBase):
+        pass
+
+    class Half(DeclarativeBase):
+        pass
+
+    @tenant_aware
+    class Ready(Whole):
+        __tablename__ = "ownership_ready"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        tenant_id: Mapped[str] = mapped_column(String(40))
+        name: Mapped[str] = mapped_column(String(40))
+
+    link = Table(
+        "ownership_half_link",
+        Half.metadata,
+        Column("left_id", ForeignKey("ownership_left.id"), primary_key=True),
+        Column("right_id", ForeignKey("ownership_right.id"), primary_key=True),
+    )
+
+    @tenant_aware
+    class Left(Half):
+        __tablename__ = "ownership_left"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        tenant_id: Mapped[str] = mapped_column(String(40))
+        rights: Mapped[list[Right]] = relationship("Right", secondary=link)
+
+    @tenant_aware(through="right")
+    class Below(Half):
+        __tablename__ = "ownership_below"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        right_id: Mapped[int] = mapped_column(ForeignKey("ownership_right.id"))
+        right: Mapped[Right] = relationship("Right")
+
+    add_one_each(engine, Ready)
+    assert names_by_tenant(engine, Ready) == EACH_ITS_OWN
+    with (
+        tenant_scope("acme"),
+        engine.connect() as connection,
+        pytest.raises(NoReferencedTableError, match="ownership_right"),
+    ):
+        connection.execute(select(link))
+
+    @tenant_aware
+    class Right(Half):
+        __tablename__ = "ownership_right"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        tenant_id: Mapped[str] = mapped_column(String(40))
+
+    Half.metadata.create_all(engine)
+    for tenant in ("acme", "globex"):
+        with tenant_scope(tenant), Session(engine) as session, session.begin():
+            session.add(Left(rights=[Right()]))
+            session.flush()
+            session.add(Below(right=session.scalars(select(Right)).one()))
+
+    for key, tenant in enumerate(("acme", "globex"), 1):
+        with tenant_scope(tenant), engine.connect() as connection:
+            assert connection.execute(select(link)).all() == [(key, key)]
+            assert connection.execute(select(Below.right_id)).all() == [(key,)]
+
+
+def test_an_association_belongs_also_to_a_parent_that_is_marked_later(engine: Engine) -> None:
+    mapping = registry()
+    link = Table(
+        "ownership_late_link",
+        mapping.metadata,
+        Column("left_id", ForeignKey("ownership_late_left.id"), primary_key=True),
+        Column("right_id", ForeignKey("ownership_late_right.id"), primary_key=True),
+    )
+
+    @mapping.mapped
+    class Right:
+        __tablename__ = "ownership_late_right"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        tenant_id: Mapped[str] = mapped_column(String(40))
+
+    @tenant_aware
+    @mapping.mapped
+    class Left:
+        __tablename__ = "ownership_late_left"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        tenant_id: Mapped[str] = mapped_column(String(40))
+        rights: Mapped[list[Right]] = relationship(Right, secondary=link)
+
+    mapping.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(Right.__table__.insert(), [{"id": 1, "tenant_id": "acme"}])
+        connection.execute(Right.__table__.insert(), [{"id": 2, "tenant_id": "globex"}])
+
+    with tenant_scope("acme"), engine.begin() as connection:
+        connection.execute(Left.__table__.insert(), {"id": 1})
+        connection.execute(link.insert(), [{"left_id": 1, "right_id": 1}])
+        connection.execute(link.insert(), [{"left_id": 1, "right_id": 2}])
+        assert len(connection.execute(select(link)).all()) == 2
+
+    tenant_aware(Right)
+    with tenant_scope("acme"), engine.connect() as connection:
+        assert connection.execute(select(link)).all() == [(1, 1)]
+
+    with tenant_scope("globex"), engine.connect() as connection:
+        assert connection.execute(select(link)).all() == []

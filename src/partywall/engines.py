@@ -24,7 +24,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from . import canary, rawsql, references
 from .context import Scope, active_scope
 from .errors import TenancyError, UnscopedStatementError, refused
-from .ownership import marks, on_first_mark, owned_names
+from .ownership import lock, marks, on_first_mark, owned_names
 from .pins import pin_sessions
 from .positions import tables_in
 from .texts import ReadOnly, only_reads, raw_sql
@@ -109,25 +109,31 @@ def _install() -> None:
 
 
 def _copies_of(dialect: Any) -> _Copies:
-    copies: _Copies | None = vars(dialect).get(_COPIES)
-    if copies is None or copies.marks != marks():
-        copies = _copy(dialect)
-        vars(dialect)[_COPIES] = copies
-
-    return copies
-
-
-def _copy(dialect: Any) -> _Copies:
     as_of = marks()
+    copies: _Copies | None = vars(dialect).get(_COPIES)
+    if copies is not None and copies.marks == as_of:
+        return copies
+
+    with lock:
+        copies = vars(dialect).get(_COPIES)
+        if copies is None or copies.marks != as_of:
+            copies = vars(dialect)[_COPIES] = _copy(dialect, as_of)
+
+        return copies
+
+
+def _copy(dialect: Any, as_of: int) -> _Copies:
     classes: _Classes | None = vars(dialect).get(_CLASSES)
     if classes is not None:
         return _Copies(as_of, *(_twin(dialect, cls) for cls in classes))
 
-    classes = vars(dialect)[_CLASSES] = _classes_for(dialect)
+    classes = _classes_for(dialect)
     copies = _Copies(as_of, *(_twin(dialect, cls) for cls in classes))
     if _supported(dialect):
         canary.sing(copies.walled)
 
+    # Last: a dialect that the canary did not trust is asked again by the next statement.
+    vars(dialect)[_CLASSES] = classes
     # For those who compile a statement with the engine to look at it.
     dialect.__class__ = classes[0]
     return copies
@@ -333,11 +339,16 @@ class _Refused:
 
 def _watch(dialect: Any) -> None:
     """Look at what the application's events made of a statement, when it goes to the driver."""
-    if _WATCHED not in vars(dialect):
-        vars(dialect)[_WATCHED] = True
-        event.listen(dialect, "do_execute", _look_at_one)
-        event.listen(dialect, "do_executemany", _look_at_many)
-        event.listen(dialect, "do_execute_no_params", _look_at_text)
+    if _WATCHED in vars(dialect):
+        return
+
+    with lock:
+        if _WATCHED not in vars(dialect):
+            event.listen(dialect, "do_execute", _look_at_one)
+            event.listen(dialect, "do_executemany", _look_at_many)
+            event.listen(dialect, "do_execute_no_params", _look_at_text)
+            # Last: nobody goes on before they listen.
+            vars(dialect)[_WATCHED] = True
 
 
 def _look_at_one(cursor: Any, statement: str, parameters: Any, context: Any) -> None:

@@ -7,7 +7,6 @@ owned with it. Nothing here looks at rows; `predicate` turns ownership into cond
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,15 +14,11 @@ from typing import Any, TypeVar, cast, overload
 from weakref import WeakSet
 
 from sqlalchemy import Column, ForeignKeyConstraint, Table, event
-from sqlalchemy.orm import (
-    Mapper,
-    RelationshipProperty,
-    class_mapper,
-    configure_mappers,
-    registry,
-)
+from sqlalchemy.exc import NoReferenceError
+from sqlalchemy.orm import Mapper, RelationshipProperty, class_mapper, registry
 from sqlalchemy.orm.exc import UnmappedClassError, UnmappedColumnError
 from sqlalchemy.orm.interfaces import MANYTOONE
+from sqlalchemy.orm.mapper import _CONFIGURE_MUTEX
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import BinaryExpression, ColumnElement
 from sqlalchemy.sql.expression import FromClause, TableClause
@@ -195,7 +190,7 @@ def owned_names() -> frozenset[str]:
 
 @functools.lru_cache(maxsize=1)
 def _names_as_of(marks: int) -> frozenset[str]:
-    return frozenset(name for name, tables in _named.items() if tables)
+    return frozenset(name for name, tables in _named.copy().items() if tables)
 
 
 def tenant_types(names: Iterable[str]) -> list[TypeEngine[Any]]:
@@ -239,7 +234,10 @@ _MARK = "__partywall__"
 _ENTRY = "_partywall"
 _ATTRIBUTES = "_partywall_attributes"
 
-_lock = threading.RLock()
+# SQLAlchemy's own: it maps and configures classes under it, so that none is read half made, and a
+# lock of ours could be waited for in the other order. What follows is written under it. The sets are
+# replaced, never added to, and read without.
+lock = _CONFIGURE_MUTEX
 _marks = 0
 _registries: WeakSet[registry] = WeakSet()
 # Moves with every mark and every mapper; the mappers' relationships were read as of an earlier one.
@@ -359,28 +357,28 @@ def _own_table(table: FromClause, entry: _Entry, column: Column[Any] | None) -> 
             )
         )
 
-    earlier = _entry_of(table)
-    if earlier is not None and earlier.original is None:
-        if earlier.mark is not None and earlier.mark != entry.mark:
-            raise refused(
-                ConfigurationError(
-                    f"Table {table.name!r} is marked twice and differently: "
-                    f"{earlier.mark} and {entry.mark}.",
-                    table=table.name,
-                )
-            )
-
-        return
-
     if column is not None and entry.mark is not None:
         entry.ownership = Ownership(table, column, (), entry.mark.shared)
 
-    with _lock:
-        vars(table)[_ENTRY] = entry
-        _named.setdefault(table.name.casefold(), WeakSet()).add(table)
+    with lock:
+        earlier = _entry_of(table)
+        if earlier is None or earlier.original is not None:
+            vars(table)[_ENTRY] = entry
+            name = table.name.casefold()
+            _named[name] = WeakSet([*_named.get(name, ()), table])
 
-    if earlier is None and entry.original is None:
-        _follow_copies(table, entry.mark)
+    if earlier is None:
+        if entry.original is None:
+            _follow_copies(table, entry.mark)
+
+    elif earlier.original is None and earlier.mark not in (None, entry.mark):
+        raise refused(
+            ConfigurationError(
+                f"Table {table.name!r} is marked twice and differently: "
+                f"{earlier.mark} and {entry.mark}.",
+                table=table.name,
+            )
+        )
 
 
 def _is_marked(table: FromClause) -> bool:
@@ -436,17 +434,22 @@ def _resolve(table: Table, entry: _Entry) -> Ownership:
     """Follow `through`; only now, because relationships may name classes that came later."""
     mark = entry.mark
     if entry.original is not None:
-        entry.ownership = _as_original(table, entry.original)
-        return entry.ownership
+        entry.ownership = copied = _as_original(table, entry.original)
+        return copied
 
-    if mark is None or mark.through is None:
+    if mark is None:
+        entry.ownership = association = _association(table)
+        return association
+
+    if mark.through is None:
         raise refused(ConfigurationError(f"Table {table.name!r} has no tenant column."))
 
     if entry.mapper is not None and _is_relationship(entry.mapper, mark.through):
-        # By now the classes that it names exist. This may resolve the table on its way.
-        configure_mappers()
+        # By now the classes that it names exist; those of other registries need not. This may
+        # resolve the table on its way.
+        class_mapper(entry.mapper.class_)
 
-    with _lock:
+    with lock:
         if entry.ownership is not None:
             return entry.ownership
 
@@ -525,7 +528,7 @@ def _own_associations() -> None:
     relationship to a class that is yet to come.
     """
     global _read_as_of, _reading
-    with _lock:
+    with lock:
         if _reading:
             # Asking what is owned on the way comes back here.
             return
@@ -544,7 +547,7 @@ def _own_associations() -> None:
 
 def _secondaries() -> Iterator[Table]:
     for mapper in _known_mappers():
-        for relationship in mapper._init_properties.values():
+        for relationship in tuple(mapper._init_properties.values()):
             if isinstance(relationship, RelationshipProperty):
                 secondary = _secondary(relationship, mapper)
                 if isinstance(secondary, Table):
@@ -554,8 +557,10 @@ def _secondaries() -> Iterator[Table]:
 def _known_mappers() -> Iterator[Mapper[Any]]:
     # Not `registry.mappers`: it fails while one of its classes is being mapped.
     for known in tuple(_registries):
-        for manager in tuple(known._managers):
-            if manager.is_mapped:
+        # By reference: a class is added before SQLAlchemy takes the lock.
+        for reference in known._managers.keyrefs():
+            manager = reference()
+            if manager is not None and manager.is_mapped:
                 yield manager.mapper
 
 
@@ -577,23 +582,39 @@ def _secondary(relationship: RelationshipProperty[Any], mapper: Mapper[Any]) -> 
 
 
 def _own_association(table: Table) -> None:
-    if _is_marked(table):
-        return
+    entry = _entry_of(table)
+    if entry is None or entry.original is not None:
+        if any(map(_is_owned, table.foreign_key_constraints)):
+            _own_table(table, _Entry(table.name, None, None), None)
+            _changed()
 
-    parents = [(key, owned(key.referred_table)) for key in table.foreign_key_constraints]
+    elif entry.mark is None:
+        # A parent may have been marked since.
+        entry.ownership = None
+
+
+def _is_owned(key: ForeignKeyConstraint) -> bool:
+    try:
+        table = key.referred_table
+    except NoReferenceError:
+        # It is yet to come.
+        return False
+
+    # An entry is enough: by whom it is owned may not be known before its mapper is configured.
+    return _entry_of(table) is not None or owned(table) is not None
+
+
+def _association(table: Table) -> Ownership:
+    # In the order of their names, for the same SQL in every process.
+    keys = sorted(table.foreign_key_constraints, key=lambda key: tuple(key.column_keys))
+    parents = [(key, owned(key.referred_table)) for key in keys]
     owners = [(key, owner) for key, owner in parents if owner is not None]
-    if not owners:
-        return
-
     names = [owner.column.name for _, owner in owners if owner.column is not None]
     column = next((column for column in table.columns if column.name in names), None)
     paths = [path_of(key) for key, _ in owners]
     # What may be empty, such as who added the row, does not say whose it is.
     sure = [path for path in paths if not any(column.nullable for column in path.local)]
-    entry = _Entry(table.name, None, None)
-    entry.ownership = Ownership(table, column, () if column is not None else tuple(sure or paths))
-    _own_table(table, entry, None)
-    _changed()
+    return Ownership(table, column, () if column is not None else tuple(sure or paths))
 
 
 def _place(table: TableClause, default_schema: str | None) -> str:
@@ -606,18 +627,20 @@ def _place(table: TableClause, default_schema: str | None) -> str:
 
 def _changed() -> None:
     global _marks, _epoch
-    with _lock:
+    with lock:
         _marks += 1
         _epoch += 1
+        while _on_first_mark:
+            _on_first_mark.pop()()
 
-    while _on_first_mark:
-        _on_first_mark.pop()()
 
-
-def _read_again() -> None:
-    global _epoch
-    with _lock:
+def _read_again(mapper: Mapper[Any] | None = None) -> None:
+    """There is a mapper more, or those that there are say more than before."""
+    global _epoch, _registries
+    with lock:
         _epoch += 1
+        if mapper is not None and mapper.registry not in _registries:
+            _registries = WeakSet([*_registries, mapper.registry])
 
 
 def _install() -> None:
@@ -635,8 +658,7 @@ def on_first_mark(install: Callable[[], None]) -> Callable[[], None]:
 
 
 def _own_if_marked(mapper: Mapper[Any], cls: type[Any]) -> None:
-    _registries.add(mapper.registry)
-    _read_again()
+    _read_again(mapper)
     mark = getattr(cls, _MARK, None)
     if mark is None and mapper.inherits is not None and not mapper.concrete:
         entry = _entry_of(mapper.inherits.local_table)
@@ -656,17 +678,22 @@ def _resolve_all() -> None:
     """Tell of a wrong `through` when the mappers are configured, not at the first statement."""
     _read_again()
     _own_associations()
-    for tables in tuple(_named.values()):
-        for table in tuple(tables):
-            # A copy may be there for its DDL alone.
-            if _is_marked(table):
+    for table in [table for tables in _named.copy().values() for table in tables]:
+        entry = _entry_of(table)
+        # A copy may be there for its DDL alone.
+        if entry is not None and entry.original is None and _is_configured(entry):
+            with suppress(NoReferenceError):
                 owned(table)
+
+
+def _is_configured(entry: _Entry) -> bool:
+    return entry.mapper is None or entry.mapper.configured
 
 
 def _mappers_below(cls: type[Any]) -> Iterator[Mapper[Any]]:
     with suppress(UnmappedClassError):
         mapper = class_mapper(cls, configure=False)
-        _registries.add(mapper.registry)
+        _read_again(mapper)
         yield mapper
 
     for below in cls.__subclasses__():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import uuid
 from typing import Any
 
@@ -107,11 +108,13 @@ def tenant_parameter(type_: TypeEngine[Any]) -> TenantParameter:
     key = type_._static_cache_key
     same = key if isinstance(key, tuple) else id(type_)
     known = _parameters.get(same)
-    if known is None:
-        suffix = f"_{len(_parameters)}" if _parameters else ""
-        known = _parameters.setdefault(same, TenantParameter(f"partywall_tenant{suffix}", type_))
+    if known is not None:
+        return known
 
-    return known
+    with _lock:
+        # Two types under one name would be bound to one value.
+        suffix = f"_{len(_parameters)}" if _parameters else ""
+        return _parameters.setdefault(same, TenantParameter(f"partywall_tenant{suffix}", type_))
 
 
 def condition(
@@ -226,6 +229,7 @@ def _same_written(value: TenantId, tenant: TenantId) -> bool:
     return str(value) == str(tenant)
 
 
+_lock = threading.Lock()
 _parameters: dict[Any, TenantParameter] = {}
 
 
