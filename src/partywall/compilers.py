@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         column_keys: list[str] | None
         current_executable: Any
         schema_translate_map: Any
+        truncated_names: dict[tuple[str, str], str]
 
         def __init__(self, *args: Any, **kwargs: Any) -> None: ...
         def process(self, *args: Any, **kwargs: Any) -> str: ...

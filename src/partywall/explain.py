@@ -27,8 +27,16 @@ class Explanation:
 def explain(statement: Any, bind: Any) -> Explanation:
     """How a statement would be kept inside the tenant on this engine, connection or session."""
     compiled = statement.compile(dialect=walled_dialect(_engine(bind)))
-    guarded = compiled.guarded if isinstance(compiled, Wall) else {}
-    return Explanation({name: _guard(owned) for name, owned in guarded.items()}, str(compiled))
+    if not isinstance(compiled, Wall):
+        return Explanation({}, str(compiled))
+
+    # An alias without a name is called what it is called in the SQL.
+    rendered = compiled.truncated_names
+    guards = {
+        rendered.get(("alias", name), name): _guard(owned)
+        for name, owned in compiled.guarded.items()
+    }
+    return Explanation(guards, str(compiled))
 
 
 def _engine(bind: Any) -> Engine:
