@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import pytest
 
 from databases import DRIVERS
-from oracle import Shape, oracle, raise_error_of
+from oracle import Shape, Shapes, oracle, raise_error_of
 from partywall.errors import MissingTenantContextError
 from shapes.awaits import AREADS, AWRITES
+from test_reads import READS
+from test_refusals import REFUSED
+from test_writes import WRITES
 
 ASYNC = [driver for driver, (_, _, is_async) in DRIVERS.items() if is_async]
+
+
+@pytest.mark.parametrize("shapes", [READS, WRITES, REFUSED], ids=["reads", "writes", "refused"])
+def test_e2_every_shape_runs_with_a_session_and_with_an_async_session(shapes: Shapes) -> None:
+    """E2, E12: a shape's twin on the connection may run on one driver alone."""
+    kinds: dict[str, set[bool]] = defaultdict(set)
+    for case in shapes.cases(DRIVERS):
+        driver, _, shape = case.values
+        kinds[shape.name].add(driver in ASYNC)
+
+    both = {shape.name for shape in shapes.listed if not shape.twin} & kinds.keys()
+    assert len(both) > 150
+    # Reflection is asked of an engine, and an async one has none of its own.
+    assert {name for name in both if len(kinds[name]) != 2} <= {"reflection", "automapped classes"}
 
 
 @pytest.mark.parametrize(("driver", "family", "shape"), AREADS.cases(ASYNC))

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, Header, WebSocket
+from fastapi import BackgroundTasks, Depends, FastAPI, Header, HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, make_transient_to_detached, sessionmaker
 from sqlalchemy.pool import StaticPool
 from starlette.websockets import WebSocketDisconnect
 
@@ -227,6 +227,116 @@ async def test_d11_a_refusal_names_no_tenant_and_other_errors_stay_errors(
     assert stored(engine) == doors.TEXTS
 
 
+def by_key(path: Path, engine: Engine) -> FastAPI:
+    """What applications do with a key from the path, in a session of either kind."""
+    app = FastAPI()
+    app.add_middleware(TenantSessionMiddleware, resolve_tenant=header("X-Tenant"))
+    add_error_handlers(app)
+    async_engine = doors.async_engine(path)
+    app.state.dispose = async_engine.dispose
+    asynchronous = Depends(tenant_session(async_sessionmaker(async_engine)), scope="function")
+    threaded = Depends(tenant_session(sessionmaker(engine)), scope="function")
+
+    def found(note: Note | None) -> Note:
+        if note is None:
+            raise HTTPException(404)
+
+        return note
+
+    def changed(result: Any) -> int:
+        if not result.rowcount:
+            raise HTTPException(404)
+
+        return result.rowcount
+
+    def detached(key: int) -> Note:
+        note = Note(id=key, text="before")
+        make_transient_to_detached(note)
+        return note
+
+    def get(session: Session, key: int) -> Any:
+        return found(session.get(Note, key)).text
+
+    def select_one(session: Session, key: int) -> Any:
+        return session.scalars(select(Note).where(Note.id == key)).one().text
+
+    def select_or_none(session: Session, key: int) -> Any:
+        return session.scalar(select(Note.text).where(Note.id == key))
+
+    def exists(session: Session, key: int) -> Any:
+        return session.scalar(select(func.count()).where(Note.id == key))
+
+    def refresh(session: Session, key: int) -> Any:
+        note = detached(key)
+        session.add(note)
+        session.refresh(note)
+        return note.text
+
+    def put(session: Session, key: int) -> Any:
+        note = detached(key)
+        session.add(note)
+        note.text = "taken over"
+
+    def patch(session: Session, key: int) -> Any:
+        return changed(session.execute(update(Note).where(Note.id == key).values(text="changed")))
+
+    def update_by_key(session: Session, key: int) -> Any:
+        session.execute(update(Note), [{"id": key, "text": "changed"}])
+
+    def delete_one(session: Session, key: int) -> Any:
+        session.delete(found(session.get(Note, key)))
+
+    def delete_detached(session: Session, key: int) -> Any:
+        note = detached(key)
+        session.add(note)
+        session.delete(note)
+
+    def delete_many(session: Session, key: int) -> Any:
+        return changed(session.execute(delete(Note).where(Note.id == key)))
+
+    def add_route(work: Any) -> None:
+        async def awaited(key: int, session: Annotated[AsyncSession, asynchronous]) -> Any:
+            return await session.run_sync(work, key)
+
+        def called(key: int, session: Annotated[Session, threaded]) -> Any:
+            return work(session, key)
+
+        app.post(f"/awaited/{work.__name__}/{{key}}")(awaited)
+        app.post(f"/called/{work.__name__}/{{key}}")(called)
+
+    for work in (get, select_one, select_or_none, exists, refresh, put, patch, update_by_key):
+        add_route(work)
+
+    for work in (delete_one, delete_detached, delete_many):
+        add_route(work)
+
+    return app
+
+
+async def test_d12_a_foreign_key_in_the_path_is_answered_like_one_that_nobody_has(
+    tmp_path: Path, engine: Engine
+) -> None:
+    """Status, headers and body, to the letter; and the foreign row stays as it was."""
+    app = by_key(tmp_path, engine)
+    paths = [route.path for route in app.routes if "{key}" in getattr(route, "path", "")]
+    assert len(paths) == 22
+    async with client(app) as http:
+        for tenant, foreign in (("acme", 4), ("globex", 1)):
+            for path in paths:
+                answers = [
+                    await http.post(path.format(key=key), headers=headers(tenant))
+                    for key in (foreign, 99)
+                ]
+                told = [(a.status_code, a.headers.multi_items(), a.content) for a in answers]
+                assert told[0] == told[1], path
+                assert b"acme" not in told[0][2] and b"globex" not in told[0][2]
+
+    assert stored(engine) == doors.TEXTS
+    async with client(by_key(tmp_path, engine)) as http:
+        assert (await http.post("/awaited/get/1", headers=headers("acme"))).json() == "acme 1"
+        assert (await http.post("/called/patch/4", headers=headers("globex"))).json() == 1
+
+
 async def test_background_tasks_keep_the_tenant(tmp_path: Path, engine: Engine) -> None:
     app = application(tmp_path, engine)
     async with client(app) as http:
@@ -294,6 +404,7 @@ def test_a33_in_memory_sqlite_with_a_static_pool_and_a_threaded_client() -> None
 
 
 async def test_a33_the_same_async() -> None:
+    """E11: an async engine in memory."""
     engine = create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool)
     async with engine.begin() as connection:
         await connection.run_sync(doors.Base.metadata.create_all)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, Response, g, stream_with_context
-from sqlalchemy import Engine
+from sqlalchemy import Engine, delete, select
 from sqlalchemy.orm import scoped_session, sessionmaker
 
 import doors
@@ -199,6 +199,41 @@ def test_d11_refusals_name_no_tenant_and_other_errors_stay_errors(
     assert "globex" not in answer.text
     assert client.get("/raw", headers=headers("acme")).status_code == 500
     assert stored(engine) == doors.TEXTS
+
+
+def test_d12_a_foreign_key_in_the_path_is_answered_like_one_that_nobody_has(
+    app: Flask, engine: Engine
+) -> None:
+    sessions = sessionmaker(engine)
+
+    @app.get("/note/<int:key>")
+    def show(key: int) -> Any:
+        with sessions() as session:
+            note = session.get(Note, key)
+            return (note.text, 200) if note else ("nothing", 404)
+
+    @app.get("/one/<int:key>")
+    def one(key: int) -> Any:
+        with sessions() as session:
+            return session.scalars(select(Note).where(Note.id == key)).one().text
+
+    @app.delete("/note/<int:key>")
+    def drop(key: int) -> Any:
+        with sessions.begin() as session:
+            return {"deleted": session.execute(delete(Note).where(Note.id == key)).rowcount}
+
+    client = app.test_client()
+    for tenant, foreign in (("acme", 4), ("globex", 1)):
+        for method, path in (("GET", "/note"), ("GET", "/one"), ("DELETE", "/note")):
+            answers = [
+                client.open(f"{path}/{key}", method=method, headers=headers(tenant))
+                for key in (foreign, 99)
+            ]
+            told = [(a.status, list(a.headers), a.data) for a in answers]
+            assert told[0] == told[1]
+
+    assert stored(engine) == doors.TEXTS
+    assert client.get("/note/4", headers=headers("globex")).text == "globex 1"
 
 
 def test_threads_at_once(app: Flask) -> None:

@@ -88,6 +88,19 @@ def test_every_extra_is_in_the_readme_and_no_other() -> None:
     assert explained == set(EXTRAS)
 
 
+def test_the_readme_says_what_each_extra_brings() -> None:
+    """E10: by the packages that are not there for another one's sake."""
+    table = README.split("| extra |")[1].split("\n\n")[0]
+    for row in table.splitlines()[2:]:
+        extras, brings = row.strip("| ").split(" | ")
+        for extra in set(re.findall("`([^`]+)`", extras)) - {"test"}:
+            own = {re.sub(r"\[.*", "", name) for name in _brought_by(extra)}
+            others = {"greenlet", "cryptography"} if len(own) > 1 else set()
+            named = extra if brings == "the framework" else brings.lower()
+            assert own - others, extra
+            assert all(name in named for name in own - others), (extra, own)
+
+
 def test_test_brings_every_extra_that_users_have() -> None:
     """E10"""
     assert set(BROUGHT) == set(EXTRAS) - {"test", "lint"}

@@ -602,6 +602,8 @@ async def test_an_abandoned_async_generator_rolls_back_and_leaves_nothing_bound(
 async def test_a12_custom_sync_sessions_scoped_sessions_and_run_sync(
     async_engine: AsyncEngine,
 ) -> None:
+    """E8"""
+
     class Custom(Session):
         pass
 
@@ -667,6 +669,7 @@ async def test_a14_flush_commit_autoflush_and_savepoints_stamp_the_tenant(
 
 
 async def test_a24_both_kinds_of_async_factories(async_engine: AsyncEngine) -> None:
+    """E8"""
     factories: list[Any] = [
         async_sessionmaker(async_engine),
         sessionmaker(async_engine, class_=AsyncSession),  # type: ignore[call-overload]
@@ -687,6 +690,8 @@ async def test_a25_sync_and_async_sessions_side_by_side(
 
 
 def test_a35_any_session_class(engine: Engine) -> None:
+    """E8: nothing is installed on any of them."""
+
     class Custom(Session):
         pass
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     create_engine,
+    exists,
     insert,
     select,
     text,
@@ -148,7 +149,7 @@ def test_an_unknown_dialect_is_refused_for_owned_tables_only(
             connection.execute(select(orders))
 
 
-def test_explain_names_what_guards_each_table(engine: Engine) -> None:
+def test_e13_explain_names_what_guards_each_table(engine: Engine) -> None:
     told = explain(select(orders.c.id, lines.c.id).join(lines), engine)
     assert told.tables == {
         "wall_orders": "column tenant_id",
@@ -157,6 +158,30 @@ def test_explain_names_what_guards_each_table(engine: Engine) -> None:
     assert "wall_orders.tenant_id = ?" in told.sql
     assert "wall_orders: column tenant_id" in str(told)
     assert explain(select(1), engine).tables == {}
+
+
+def test_e13_explain_names_aliases_as_the_sql_does(engine: Engine) -> None:
+    order, other = orders.alias(), orders.alias("other")
+    statement = (
+        select(order.c.id)
+        .join(other, order.c.id == other.c.id)
+        .where(exists(select(lines.c.id).where(lines.c.order_id == order.c.id)))
+    )
+    told = explain(statement, engine)
+    assert told.tables == {
+        "wall_orders_1": "column tenant_id",
+        "other": "column tenant_id",
+        "wall_lines": "through order_id -> wall_orders",
+        "wall_orders_2": "column tenant_id",
+    }
+    for name in ("wall_orders_1", "other", "wall_orders_2"):
+        assert f"{name}.tenant_id = ?" in told.sql
+
+    for key, tenant in enumerate(["acme", "globex"], 1):
+        with tenant_scope(tenant), engine.connect() as connection:
+            assert connection.execute(statement).scalars().all() == [key]
+            # It explains the statement, whoever asks.
+            assert explain(statement, connection) == told
 
 
 def test_a_join_to_the_guarded_parent_needs_no_second_condition(engine: Engine) -> None:
