@@ -444,6 +444,7 @@ PIECES = st.sampled_from([*WORDS.split(), *BREAKS])
 STARTS = st.sampled_from(["SELECT * FROM ", "SELECT 1 ", "DELETE FROM ", "SELECT 1 WHERE 1 IN "])
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 @example("$a$ $a$ [' ']] /*!*/ --\r")
 def test_any_text_can_be_read(sql: str) -> None:
@@ -451,7 +452,7 @@ def test_any_text_can_be_read(sql: str) -> None:
 
 
 @given(STARTS, st.lists(st.tuples(PIECES, st.sampled_from(["", " "])), max_size=8))
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 def test_every_table_that_sqlite_reads_is_found(start: str, pieces: list[tuple[str, str]]) -> None:
     sql = start + "".join(piece + space for piece, space in pieces)
     facts = scan(sql)
@@ -461,7 +462,7 @@ def test_every_table_that_sqlite_reads_is_found(start: str, pieces: list[tuple[s
 
 
 @given(st.lists(st.tuples(PIECES, st.sampled_from(["", " "])), max_size=8))
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 def test_a_fragment_that_undoes_a_condition_in_sqlite_is_seen(
     pieces: list[tuple[str, str]],
 ) -> None:

@@ -774,7 +774,7 @@ def test_every_kind_of_test_runs_as_its_tenant(run: Any) -> None:
         from hypothesis import given, settings, strategies
 
         pytestmark = pytest.mark.tenant("globex")
-        few = settings(max_examples=3, database=None)
+        few = settings(max_examples=3, database=None, deadline=None)
 
         class TestMethods:
             async def test_async_method(self):
