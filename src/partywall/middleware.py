@@ -11,7 +11,7 @@ import inspect
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import Any, Literal
 
 from .context import Scope, TenantContext, TenantId, as_context, drop, without_tenant
@@ -38,9 +38,15 @@ StartResponse = Callable[..., Callable[[bytes], object]]
 
 _ANSWERED = (MissingTenantContextError, MalformedTenantError, UnknownTenantError)
 _POLICY_VIOLATION = 1008
+_END: Any = object()
+
+# What can be a key of a cache, and equals nothing of another type.
+_HASHED = frozenset({str, int, uuid.UUID})
 
 # Asked before `isawaitable`, which takes longer than all the rest.
-_PLAIN = (str, int, uuid.UUID, TenantContext, type(None))
+_PLAIN = _HASHED | {TenantContext, type(None)}
+
+_KINDS = frozenset({"http", "websocket"})
 
 # Not "websocket.accept": an accepted websocket can still be closed.
 _BEGINS = frozenset({"http.response.start", "websocket.close", "websocket.http.response.start"})
@@ -76,43 +82,47 @@ class TenantSessionMiddleware:
             # ASGI servers tell the protocol from whether `app.__call__` is a coroutine function.
             self.__dict__["__call__"] = self._asgi
 
-    def __call__(self, *request: Any) -> Any:
-        return self._asgi(*request) if len(request) == 3 else self._wsgi(*request)
+    def _either(self, request: Request, answer: Any, send: Send | None = None, /) -> Any:
+        return self._wsgi(request, answer) if send is None else self._asgi(request, answer, send)
+
+    # `def __call__(self, *request)` could be overridden as well, and costs a twentieth of the whole.
+    __call__: Callable[..., Any] = _either
 
     async def _asgi(self, request: Request, receive: Receive, send: Send) -> None:
-        kind = request["type"]
-        if kind not in ("http", "websocket"):
+        if request["type"] not in _KINDS:
             await self.app(request, receive, send)
             return
 
-        answer = _Answer(request, send)
-        try:
-            found = self.resolve_tenant(request)
-            scope = self._enter(found if isinstance(found, _PLAIN) else await _awaited(found))
-        except _ANSWERED as error:
-            if self._raises(error):
-                raise
+        begun = False
 
-            await answer.refuse(error)
-            return
+        def answer(message: Message) -> Awaitable[None]:
+            nonlocal begun
+            if message["type"] in _BEGINS:
+                begun = True
 
+            return send(message)
+
+        scope = None
         try:
+            found: Any = self.resolve_tenant(request)
+            if type(found) not in _PLAIN and inspect.isawaitable(found):
+                found = await found
+
+            scope = self._enter(found)
             await self.app(request, receive, answer)
         except _ANSWERED as error:
-            if answer.begun or self._raises(error):
+            if begun or self._raises(error):
                 raise
 
-            await answer.refuse(error)
+            await _refuse(error, request, send)
         finally:
-            scope.leave()
+            if scope is not None:
+                scope.leave()
 
     def _wsgi(self, environ: Request, start_response: StartResponse) -> Iterable[bytes]:
-        # The application runs in a copy of the context from the call to `close()`, and the
-        # scope ends with it: nothing is bound on the thread that serves the next request.
-        context = copy_context()
-        answer = _AnswerWSGI(environ, start_response)
+        answer = _Answer(self, environ, start_response)
         try:
-            body = context.run(self._begin, environ, answer)
+            body = answer.context.run(self._begin, environ, answer.start)
         except _ANSWERED as error:
             if self._raises(error):
                 raise
@@ -122,11 +132,11 @@ class TenantSessionMiddleware:
         if type(body) in (list, tuple) or _is_file(body, environ):
             return body
 
-        return _Body(body, context, self, answer)
+        return _Body(body, answer)
 
     def _begin(self, environ: Request, start_response: StartResponse) -> Iterable[bytes]:
-        found = self.resolve_tenant(environ)
-        if not isinstance(found, _PLAIN) and inspect.isawaitable(found):
+        found: Any = self.resolve_tenant(environ)
+        if type(found) not in _PLAIN and inspect.isawaitable(found):
             drop(found)
             raise refused(
                 ConfigurationError(
@@ -140,7 +150,7 @@ class TenantSessionMiddleware:
 
     def _enter(self, found: Found) -> Scope:
         if found is not None:
-            return Scope(self, found if isinstance(found, TenantContext) else _context_of(found))
+            return Scope(self, _known(found) if type(found) in _HASHED else as_context(found))
 
         if self.on_missing_tenant != "defer":
             raise refused(MissingTenantContextError("The request has no tenant."))
@@ -167,72 +177,40 @@ class TenantSessionMiddlewareWSGI(TenantSessionMiddleware):
         return self._wsgi(environ, start_response)
 
 
-@functools.lru_cache(maxsize=1024, typed=True)
-def _known_context(tenant: TenantId) -> TenantContext:
-    return TenantContext(tenant)
+_known = functools.lru_cache(maxsize=1024)(TenantContext)
 
 
-def _context_of(found: TenantId) -> TenantContext:
-    # Only what can be a key of the cache; the others are refused.
-    return _known_context(found) if type(found) in _PLAIN else as_context(found)
+async def _refuse(error: TenancyError, request: Request, send: Send) -> None:
+    problem = problem_of(error)
+    if request["type"] == "websocket":
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": problem.detail})
+        return
 
-
-async def _awaited(found: Any) -> Any:
-    return await found if inspect.isawaitable(found) else found
+    headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
+    body = b"" if request.get("method") == "HEAD" else problem.body
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 class _Answer:
-    """The `send` of an ASGI application, which knows whether the response has begun."""
+    """A WSGI response: `start` is the application's `start_response`, and passes it on at once.
 
-    __slots__ = ("begun", "request", "send")
+    The application runs in a copy of the context from the call to `close()`, and the scope ends
+    with it: nothing is bound on the thread that serves the next request.
+    """
 
-    def __init__(self, request: Request, send: Send) -> None:
-        self.request = request
-        self.send = send
-        self.begun = False
+    __slots__ = ("begun", "context", "environ", "middleware", "start_response")
 
-    def __call__(self, message: Message) -> Awaitable[None]:
-        if message["type"] in _BEGINS:
-            self.begun = True
-
-        return self.send(message)
-
-    async def refuse(self, error: TenancyError) -> None:
-        problem = problem_of(error)
-        if self.request["type"] == "websocket":
-            await self.send(
-                {
-                    "type": "websocket.close",
-                    "code": _POLICY_VIOLATION,
-                    "reason": problem.detail,
-                }
-            )
-            return
-
-        await self.send(
-            {
-                "type": "http.response.start",
-                "status": problem.status,
-                "headers": [
-                    (name.encode(), value.encode()) for name, value in problem.headers.items()
-                ],
-            }
-        )
-        body = b"" if self.request.get("method") == "HEAD" else problem.body
-        await self.send({"type": "http.response.body", "body": body})
-
-
-class _AnswerWSGI:
-    """The `start_response` of a WSGI application, which passes it on at once."""
-
-    __slots__ = ("begun", "environ", "start_response")
-
-    def __init__(self, environ: Request, start_response: StartResponse) -> None:
+    def __init__(
+        self, middleware: TenantSessionMiddleware, environ: Request, start_response: StartResponse
+    ) -> None:
+        self.middleware = middleware
         self.environ = environ
         self.start_response = start_response
+        self.context = copy_context()
         self.begun = False
 
-    def __call__(self, *response: Any, **more: Any) -> Callable[[bytes], object]:
+    def start(self, *response: Any, **more: Any) -> Callable[[bytes], object]:
         self.begun = True
         return self.start_response(*response, **more)
 
@@ -249,42 +227,34 @@ class _AnswerWSGI:
 
 
 class _Body:
-    """A WSGI body, iterated and closed in its request's own context."""
+    """A WSGI body, iterated and closed in its request's own context.
 
-    def __init__(
-        self,
-        body: Iterable[bytes],
-        context: Context,
-        middleware: TenantSessionMiddleware,
-        answer: _AnswerWSGI,
-    ) -> None:
-        self._body = body
-        self._context = context
-        self._middleware = middleware
-        self._answer = answer
-        self._next: Callable[[], bytes] | None = None
+    Apart from `_Answer`, which a generator's body holds: with it, it would hold itself.
+    """
+
+    __slots__ = ("answer", "body")
+
+    def __init__(self, body: Iterable[bytes], answer: _Answer) -> None:
+        self.body = body
+        self.answer = answer
 
     def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
+        run = self.answer.context.run
         try:
-            if self._next is None:
-                self._next = self._context.run(iter, self._body).__next__
+            chunks = run(iter, self.body)
+            while (chunk := run(next, chunks, _END)) is not _END:
+                yield chunk
 
-            return self._context.run(self._next)
         except _ANSWERED as error:
-            if self._middleware._raises(error):
+            if self.answer.middleware._raises(error):
                 raise
 
-            chunks = iter(self._answer.refuse(error))
-            self._next = chunks.__next__
-            return next(chunks)
+            yield from self.answer.refuse(error)
 
     def close(self) -> None:
-        close = getattr(self._body, "close", None)
+        close = getattr(self.body, "close", None)
         if close is not None:
-            self._context.run(close)
+            self.answer.context.run(close)
 
 
 def _is_file(body: object, environ: Request) -> bool:

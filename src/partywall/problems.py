@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 from .errors import (
     CrossTenantAccessError,
@@ -14,13 +15,13 @@ from .errors import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Problem:
     status: int
     title: str
     detail: str
 
-    @property
+    @cached_property
     def body(self) -> bytes:
         return json.dumps(
             {
@@ -31,7 +32,7 @@ class Problem:
             }
         ).encode()
 
-    @property
+    @cached_property
     def headers(self) -> dict[str, str]:
         return {
             "content-type": "application/problem+json",

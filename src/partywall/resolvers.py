@@ -40,31 +40,32 @@ _QUOTED = re.compile(r'^"(.*)"$')
 
 def header(name: str, *, pattern: str = TENANT, convert: Convert = str) -> ResolveTenantNow:
     """The tenant is a header's value. Given twice, or as a list, it is refused."""
-    source = f"header {name!r}"
     read = _reader(name)
-    accept = _accepting(pattern, convert, source)
+    accept = _accepting(pattern, convert, f"header {name!r}", _stripped)
 
     def resolve(request: Request) -> Found:
-        values = read(request)
-        return accept(_only(values, source)) if values else None
+        sent = read(request)
+        return None if sent is None else accept(sent)
 
     return resolve
 
 
 def cookie(name: str, *, pattern: str = TENANT, convert: Convert = str) -> ResolveTenantNow:
     """The tenant is a cookie's value. Sent twice, as by a neighbouring domain, it is refused."""
-    read = _reader("cookie")
-    accept = _accepting(pattern, convert, f"cookie {name!r}")
+    source = f"cookie {name!r}"
+    accept = _accepting(pattern, convert, source)
 
     def resolve(request: Request) -> Found:
         pairs = [
-            pair.strip(" \t").split("=", 1) for line in read(request) for pair in line.split(";")
+            pair.strip(" \t").split("=", 1)
+            for line in _lines(request, b"cookie", "HTTP_COOKIE")
+            for pair in line.split(";")
         ]
         values = [pair[1] for pair in pairs if len(pair) == 2 and pair[0] == name]
-        if not values:
-            return None
+        if len(values) > 1:
+            raise _malformed(source, "given more than once")
 
-        return accept(_QUOTED.sub(r"\1", _only(values, f"cookie {name!r}")))
+        return accept(_QUOTED.sub(r"\1", _stripped(values[0]))) if values else None
 
     return resolve
 
@@ -127,15 +128,14 @@ def claim(name: str, verify: Verify) -> ResolveTenant:
     `verify` receives the token and returns its claims, or None if it does not hold; it may be
     async (ASGI). `pyjwt(...)` makes one.
     """
-
     read = _reader("authorization")
 
     def resolve(request: Request) -> Found | Awaitable[Found]:
-        values = read(request)
-        if not values:
+        sent = read(request)
+        if sent is None:
             return None
 
-        scheme, _, token = _only(values, "header 'authorization'").partition(" ")
+        scheme, _, token = _stripped(sent).partition(" ")
         if scheme.lower() != "bearer":
             return None
 
@@ -378,46 +378,68 @@ def _known(found: Found) -> Found:
     return found
 
 
-def _reader(name: str) -> Callable[[Request], list[str]]:
-    """All values of a header, as many as there are lines of it."""
+def _reader(name: str) -> Callable[[Request], str | bytes | None]:
+    """The value of a header that must not come twice, as the server gives it."""
     wire = name.lower().encode("ascii")
     variable = "HTTP_" + name.upper().replace("-", "_")
 
-    def read(request: Request) -> list[str]:
+    def read(request: Request) -> str | bytes | None:
         if "REQUEST_METHOD" in request:
-            return [request[variable]] if variable in request else []
+            found: str | None = request.get(variable)
+            return found
 
-        return [value.decode("latin-1") for key, value in request["headers"] if key == wire]
+        sent: bytes | None = None
+        for key, value in request["headers"]:
+            if key == wire:
+                if sent is not None:
+                    raise _malformed(f"header {name!r}", "given more than once")
+
+                sent = value
+
+        return sent
 
     return read
 
 
-def _only(values: list[str], source: str) -> str:
-    if len(values) > 1:
-        raise _malformed(source, "given more than once")
-
-    return values[0].strip(" \t")
+def _stripped(sent: str | bytes) -> str:
+    return (sent if isinstance(sent, str) else sent.decode("latin-1")).strip(" \t")
 
 
-def _accepting(pattern: str, convert: Convert, source: str) -> Callable[[str], Found]:
-    matches = functools.lru_cache(maxsize=1024)(re.compile(pattern).fullmatch)
+def _lines(request: Request, wire: bytes, variable: str) -> list[str]:
+    """A header that may come in several lines."""
+    if "REQUEST_METHOD" in request:
+        return [request[variable]] if variable in request else []
 
-    def accept(value: str) -> Found:
-        # What is too long is not remembered.
-        if len(value) > _LONGEST or not matches(value):
-            raise _malformed(source, "not a tenant's name")
+    return [line.decode("latin-1") for key, line in request["headers"] if key == wire]
 
-        if convert is str:
-            return value
 
+def _accepting(
+    pattern: str,
+    convert: Convert,
+    source: str,
+    read: Callable[[Any], str] = str,
+) -> Callable[[str | bytes], Found]:
+    fits = re.compile(pattern).fullmatch
+
+    @functools.lru_cache(maxsize=1024)
+    def accept(sent: str | bytes) -> str:
+        # What is refused is not remembered, so nothing long is.
+        if len(sent) <= _LONGEST:
+            name = read(sent)
+            if fits(name):
+                return name
+
+        raise _malformed(source, "not a tenant's name")
+
+    def converted(sent: str | bytes) -> Found:
         try:
-            tenant: Found = convert(value)
+            tenant: Found = convert(accept(sent))
         except (ValueError, TypeError):
             raise _malformed(source, "not convertible") from None
 
         return tenant
 
-    return accept
+    return accept if convert is str else converted
 
 
 _read_host = _reader("host")
@@ -425,18 +447,14 @@ _read_forwarded_host = _reader("x-forwarded-host")
 
 
 def _host(request: Request, trust_forwarded_host: bool) -> str | None:
-    source = "header 'host'"
-    hosts = _read_forwarded_host(request) if trust_forwarded_host else []
-    if hosts:
-        source = "header 'x-forwarded-host'"
-    else:
-        hosts = _read_host(request)
+    host = _read_forwarded_host(request) if trust_forwarded_host else None
+    if host is None:
+        host = _read_host(request)
 
-    if not hosts:
+    if host is None:
         return None
 
-    host = _only(hosts, source)
-    found = _HOST.fullmatch(host.lower())
+    found = _HOST.fullmatch(_stripped(host).lower())
     if found is None:
         raise _malformed("host", "not a host")
 

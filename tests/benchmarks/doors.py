@@ -1,10 +1,12 @@
 """What the doors cost: `python tests/benchmarks/doors.py [--quick] [--calls]`.
 
 A trivial endpoint with the middleware against the same application without it: behind a server
-(uvicorn, wsgiref), in the CPU time of the server's process, and called by hand, where nothing but the
-application is measured. The variants take turns, the order is then run backwards, and a ratio is
-the median of the ratios of neighbouring turns. `noise` is the bare application against itself.
-Resolvers and scopes are given in nanoseconds of this machine.
+(uvicorn with each HTTP parser that is installed, wsgiref), in the CPU time of the server's process,
+and called without a server, where nothing but the application is measured. All variants live in one
+process and take turns in an order that is shuffled anew each time; a ratio is the median of the
+ratios of neighbouring turns. `by hand` is the least one could write oneself: it reads the header and
+sets a ContextVar. `noise` is a second bare application against the first. Resolvers and scopes are
+given in nanoseconds of this machine.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import gc
 import io
 import logging
 import platform
+import random
 import re
 import socket
 import subprocess
@@ -23,7 +26,9 @@ import sys
 import time
 import wsgiref.simple_server
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from importlib.metadata import version
+from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
@@ -80,6 +85,8 @@ ENVIRON: dict[str, Any] = {
     "wsgi.run_once": False,
     **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in HEADERS.items()},
 }
+
+LINES = b"".join(f"{name}: {value}\r\n".encode() for name, value in HEADERS.items())
 
 Turn = Callable[[int], Awaitable[float]]
 
@@ -149,53 +156,98 @@ def flask_app() -> Any:
 APPS = {"Starlette": starlette_app, "FastAPI": fastapi_app, "Flask": flask_app}
 
 
-def walled(app: Any) -> Any:
+current: ContextVar[str | None] = ContextVar("current", default=None)
+
+
+class ByHand:
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        tenant = None
+        for name, value in scope["headers"]:
+            if name == b"x-tenant":
+                tenant = value.decode("latin-1")
+
+        token = current.set(tenant)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            current.reset(token)
+
+
+class ByHandWSGI:
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        token = current.set(environ.get("HTTP_X_TENANT"))
+        try:
+            return self.app(environ, start_response)
+        finally:
+            current.reset(token)
+
+
+def with_middleware(app: Any, asgi: Any, wsgi: Any, **options: Any) -> Any:
     if isinstance(app, Flask):
-        wall = TenantSessionMiddlewareWSGI(app.wsgi_app, resolve_tenant=header("X-Tenant"))
-        setattr(app, "wsgi_app", wall)  # noqa: B010 - an assignment would be to a method
+        setattr(app, "wsgi_app", wsgi(app.wsgi_app, **options))  # noqa: B010 - it is a method
     else:
-        app.add_middleware(TenantSessionMiddleware, resolve_tenant=header("X-Tenant"))
+        app.add_middleware(asgi, **options)
 
     return app
 
 
-class Served:
-    """An application behind its server, in a process of its own that tells its CPU time."""
+def variants(name: str) -> dict[str, Any]:
+    make = APPS[name]
+    walls = TenantSessionMiddleware, TenantSessionMiddlewareWSGI
+    return {
+        "bare": make(),
+        "walled": with_middleware(make(), *walls, resolve_tenant=header("X-Tenant")),
+        "hand": with_middleware(make(), ByHand, ByHandWSGI),
+        "again": make(),
+    }
 
-    def __init__(self, name: str, variant: str) -> None:
+
+class Served:
+    """The variants of an application behind one server, in a process that tells its CPU time.
+
+    One process for all: two processes of the same program differ by more than what is measured.
+    """
+
+    def __init__(self, name: str, http: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
 
-        command = [sys.executable, __file__, "--serve", name, variant, str(self.port)]
+        command = [sys.executable, __file__, "--serve", name, http, str(self.port)]
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         self.keeps_alive = name != "Flask"
         self.socket: socket.socket | None = None
-        self.request = b"GET /acme/notes HTTP/1.1\r\n" + b"".join(
-            f"{name}: {value}\r\n".encode() for name, value in HEADERS.items()
-        )
         for _ in range(300):
             try:
-                self.ask(b"GET /cpu HTTP/1.1\r\nHost: localhost\r\n")
+                self.cpu()
                 return
             except OSError:
                 time.sleep(0.1)
 
-    async def turn(self, times: int) -> float:
-        before = self.cpu()
-        for _ in range(times):
-            assert b"hello" in self.ask(self.request)
+    def turn_of(self, variant: str) -> Turn:
+        async def turn(times: int) -> float:
+            before = self.cpu()
+            for _ in range(times):
+                assert b"hello" in self.ask(variant)
 
-        return self.cpu() - before
+            return self.cpu() - before
+
+        return turn
 
     def cpu(self) -> int:
-        return int(self.ask(b"GET /cpu HTTP/1.1\r\nHost: localhost\r\n").rpartition(b"\r\n\r\n")[2])
+        return int(self.ask("cpu").rpartition(b"\r\n\r\n")[2])
 
-    def ask(self, request: bytes) -> bytes:
+    def ask(self, what: str) -> bytes:
         if self.socket is None:
             self.socket = socket.create_connection(("127.0.0.1", self.port))
 
-        self.socket.sendall(request + b"\r\n")
+        self.socket.sendall(b"GET /acme/notes?%s HTTP/1.1\r\n%s\r\n" % (what.encode(), LINES))
         answer = b""
         while chunk := self.socket.recv(65536):
             answer += chunk
@@ -209,20 +261,18 @@ class Served:
         return answer
 
 
-def serve(name: str, variant: str, port: int) -> None:
-    app = APPS[name]()
-    if variant == "walled":
-        app = walled(app)
+def serve(name: str, http: Any, port: int) -> None:
+    apps = variants(name)
 
     def cpu() -> bytes:
         return str(time.process_time_ns()).encode()
 
-    if isinstance(app, Flask):
-        inner = app.wsgi_app
+    if name == "Flask":
 
-        def telling(environ: Any, start_response: Any) -> Any:
-            if environ["PATH_INFO"] != "/cpu":
-                return inner(environ, start_response)
+        def application(environ: Any, start_response: Any) -> Any:
+            variant = environ["QUERY_STRING"]
+            if variant in apps:
+                return apps[variant](environ, start_response)
 
             start_response("200 OK", [])
             return [cpu()]
@@ -231,11 +281,12 @@ def serve(name: str, variant: str, port: int) -> None:
             def log_message(self, format: str, *args: Any) -> None: ...
 
         wsgiref.simple_server.make_server(
-            "127.0.0.1", port, telling, handler_class=Quiet
+            "127.0.0.1", port, application, handler_class=Quiet
         ).serve_forever()
 
-    async def atelling(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["path"] != "/cpu":
+    async def aapplication(scope: Any, receive: Any, send: Any) -> None:
+        app = apps.get(scope["query_string"].decode())
+        if app is not None:
             await app(scope, receive, send)
             return
 
@@ -244,42 +295,49 @@ def serve(name: str, variant: str, port: int) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    uvicorn.run(atelling, port=port, log_level="critical", timeout_keep_alive=600)
+    uvicorn.run(
+        aapplication,
+        port=port,
+        http=http,
+        lifespan="off",
+        log_level="critical",
+        timeout_keep_alive=600,
+    )
 
 
-async def served_ratio(name: str, turns: int, times: int) -> tuple[float, float]:
-    served = {variant: Served(name, variant) for variant in ("bare", "walled", "again")}
+async def served_ratios(name: str, http: str, turns: int, times: int) -> list[float]:
+    served = Served(name, http)
     try:
-        return await ratio({variant: one.turn for variant, one in served.items()}, turns, times)
+        return await ratios(served.turn_of, turns, times)
     finally:
-        for one in served.values():
-            one.process.terminate()
-            one.process.wait()
+        served.process.terminate()
+        served.process.wait()
 
 
-async def called_ratio(name: str, turns: int, times: int) -> tuple[float, float]:
-    make, drive = APPS[name], wsgi if name == "Flask" else asgi
-    variants = {"bare": make(), "walled": walled(make()), "again": make()}
-    return await ratio({variant: drive(app) for variant, app in variants.items()}, turns, times)
+async def called_ratios(name: str, turns: int, times: int) -> list[float]:
+    apps = variants(name)
+    drive = wsgi if name == "Flask" else asgi
+    return await ratios(lambda variant: drive(apps[variant]), turns, times)
 
 
-async def ratio(variants: dict[str, Turn], turns: int, times: int) -> tuple[float, float]:
-    """The walled application and, for the noise, a second bare one, against the bare one."""
-    order = [*variants.items()]
-    found: dict[str, list[float]] = {"walled": [], "again": []}
+async def ratios(turn_of: Callable[[str], Turn], turns: int, times: int) -> list[float]:
+    """The wall, the hand-written middleware and a second bare application against the bare one."""
+    found: dict[str, list[float]] = {"walled": [], "hand": [], "again": []}
+    order = [(variant, turn_of(variant)) for variant in ("bare", *found)]
     for _, run in order * 2:
         await run(times)
 
+    shuffle = random.Random(0).shuffle
     for number in range(turns):
-        order.reverse()
+        shuffle(order)
         if number % 50 == 0:
             gc.collect()
 
-        took = {name: await run(times) for name, run in order}
-        for name, ratios in found.items():
-            ratios.append(took[name] / took["bare"])
+        took = {variant: await run(times) for variant, run in order}
+        for variant, against_bare in found.items():
+            against_bare.append(took[variant] / took["bare"])
 
-    return median(found["walled"]), median(found["again"])
+    return [median(against_bare) for against_bare in found.values()]
 
 
 def nanoseconds(call: Callable[[], object], times: int) -> float:
@@ -334,17 +392,20 @@ def arguments() -> argparse.Namespace:
 
 
 async def middleware_ratios(quick: bool) -> None:
-    turns, times = (300, 20) if quick else (1500, 20)
-    print(f"{'middleware / bare':22} {'ratio':>6} {'noise':>6}   target 1.05 behind a server")
-    for name in APPS:
-        # Two processes of the same program differ by a few per cent: several sets of them.
-        sets = [await served_ratio(name, 15, 100) for _ in range(1 if quick else 9)]
-        found, noise = (median(ratios) for ratios in zip(*sets, strict=True))
-        print(f"{name + ', served':22} {found:6.3f} {noise:6.3f}", flush=True)
+    turns = 60 if quick else 600
+    parsers = ["h11", *(["httptools"] if find_spec("httptools") else [])]
+    servers = [(name, parser) for name in ("Starlette", "FastAPI") for parser in parsers]
+    print(f"{'middleware / bare':24} {'ratio':>7} {'by hand':>7} {'noise':>7}   target 1.05")
+    for name, parser in [*servers, ("Flask", "wsgiref")]:
+        found = await served_ratios(name, parser, turns, 20)
+        show(f"{name}, {parser}", found)
 
     for name in APPS:
-        found, noise = await called_ratio(name, turns, times)
-        print(f"{name + ', by hand':22} {found:6.3f} {noise:6.3f}", flush=True)
+        show(f"{name}, no server", await called_ratios(name, turns * 2, 20))
+
+
+def show(name: str, found: list[float]) -> None:
+    print(f"{name:24}", *(f"{one:7.3f}" for one in found), flush=True)
 
 
 async def main(options: argparse.Namespace) -> None:
