@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import pickle
+import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import (
@@ -14,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Uuid,
     create_engine,
     select,
 )
@@ -33,6 +36,7 @@ from sqlalchemy.pool import StaticPool
 
 from partywall import (
     ConfigurationError,
+    CrossTenantAccessError,
     MissingTenantContextError,
     tenant_aware,
     tenant_scope,
@@ -162,6 +166,8 @@ def test_marking_does_not_configure_mappers(engine: Engine) -> None:
 
 
 def test_a_mixin_marks_every_model_below_it(engine: Engine) -> None:
+    """A1"""
+
     @tenant_aware
     class Owned:
         tenant_id: Mapped[str] = mapped_column(String(20))
@@ -176,6 +182,8 @@ def test_a_mixin_marks_every_model_below_it(engine: Engine) -> None:
 
 
 def test_a_dataclass_is_stamped_although_it_has_no_tenant_argument(engine: Engine) -> None:
+    """A1"""
+
     class Data(MappedAsDataclass, DeclarativeBase):
         pass
 
@@ -191,6 +199,8 @@ def test_a_dataclass_is_stamped_although_it_has_no_tenant_argument(engine: Engin
 
 
 def test_an_imperative_mapping_may_come_after_the_mark(engine: Engine) -> None:
+    """A1"""
+
     @tenant_aware
     class Plain:
         def __init__(self, name: str) -> None:
@@ -208,6 +218,81 @@ def test_an_imperative_mapping_may_come_after_the_mark(engine: Engine) -> None:
     Plain.__table__ = table  # type: ignore[attr-defined]
     add_one_each(engine, Plain)
     assert names_by_tenant(engine, Plain) == EACH_ITS_OWN
+
+
+@pytest.mark.parametrize(
+    ("kind", "tenants"),
+    [
+        (String(20), ("acme", "globex")),
+        (Integer, (1, 2)),
+        (Uuid, (uuid.UUID(int=1), uuid.UUID(int=2))),
+    ],
+)
+def test_a_subclass_belongs_to_whom_its_base_belongs_whatever_the_tenants_type(
+    engine: Engine, kind: Any, tenants: tuple[Any, Any]
+) -> None:
+    """A1, A2: single-table and joined, with a column of its own name."""
+
+    class Local(DeclarativeBase):
+        pass
+
+    @tenant_aware(column="owner")
+    class Animal(Local):
+        __tablename__ = "ownership_animals"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        owner: Mapped[Any] = mapped_column("owned_by", kind)
+        name: Mapped[str]
+        type: Mapped[str]
+        __mapper_args__ = {"polymorphic_on": "type", "polymorphic_identity": "animal"}
+
+    class Cat(Animal):
+        __mapper_args__ = {"polymorphic_identity": "cat"}
+
+    class Dog(Animal):
+        __tablename__ = "ownership_dogs"
+        id: Mapped[int] = mapped_column(ForeignKey("ownership_animals.id"), primary_key=True)
+        size: Mapped[int] = mapped_column(default=1)
+        __mapper_args__ = {"polymorphic_identity": "dog"}
+
+    Local.metadata.create_all(engine)
+    for tenant in tenants:
+        with tenant_scope(tenant), Session(engine) as session, session.begin():
+            session.add_all(model(name="same") for model in (Animal, Cat, Dog))
+
+    own, other = tenants
+    for model, identity in ((Cat, 5), (Dog, 6)):
+        with tenant_scope(own), Session(engine) as session:
+            assert {one.owner for one in session.scalars(select(model))} == {own}
+            assert session.scalars(select(model.name)).all() == ["same"]
+            assert session.get(model, identity) is None
+            with pytest.raises(CrossTenantAccessError, match="belongs to tenant"):
+                session.add(model(name="forged", owner=other))
+                session.flush()
+
+            session.rollback()
+            mine = session.scalars(select(model)).one()
+            mine.owner = other
+            with pytest.raises(CrossTenantAccessError, match="belong"):
+                session.flush()
+
+        with tenant_scope(other), Session(engine) as session:
+            theirs = session.get(model, identity)
+            session.expunge(theirs)
+
+        with (
+            tenant_scope(own),
+            Session(engine) as session,
+            pytest.raises(CrossTenantAccessError, match="belongs to tenant"),
+        ):
+            session.delete(theirs)
+            session.flush()
+
+    with unscoped("what the test left"), Session(engine) as session:
+        kept = session.execute(select(Animal.owner, Animal.type).order_by(Animal.id)).all()
+
+    assert [tuple(row) for row in kept] == [
+        (tenant, kind) for tenant in tenants for kind in ("animal", "cat", "dog")
+    ]
 
 
 def test_a_table_marked_after_its_first_use_is_guarded_from_then_on(engine: Engine) -> None:

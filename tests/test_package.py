@@ -48,6 +48,7 @@ def test_sqlalchemy_is_all_it_needs() -> None:
 
 
 def test_sqlalchemy_is_bounded_at_both_ends() -> None:
+    """A34: the whole suite runs on the first and the last of them."""
     bounds = next(r for r in REQUIREMENTS if r.marker is None).specifier
 
     assert bounds.contains(sqlalchemy.__version__, prereleases=True)

@@ -77,3 +77,10 @@ def test_commands_name_files_that_are_there() -> None:
 @pytest.mark.parametrize("name", sorted(partywall.__all__))
 def test_every_public_name_is_explained(name: str) -> None:
     assert re.search(rf"\b{name}\b", README)
+
+
+def test_a30_it_says_that_wsgi_resolvers_are_sync_and_what_to_do() -> None:
+    told = " ".join(README.split())
+
+    assert "WSGI resolvers are sync, because a WSGI server has no event loop to await on." in told
+    assert "Look the tenant up with a sync client, behind `cached`." in told

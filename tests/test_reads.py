@@ -25,6 +25,7 @@ OTHER_TENANT_TYPES = [*READS.cases(["sqlite3"], ["int", "uuid"], twins=[])]
     ("driver", "family", "shape"), [*READS.cases(DRIVERS), *OTHER_TENANT_TYPES]
 )
 def test_a_read_sees_its_own_tenant_only(driver: str, family: str, shape: Shape) -> None:
+    """A3"""
     oracle(driver, family).reads_alike(shape)
 
 

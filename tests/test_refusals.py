@@ -22,6 +22,7 @@ TENANT_TYPES = ["int", "uuid"]
     [*REFUSED.cases(DRIVERS), *REFUSED.cases(["sqlite3"], TENANT_TYPES, twins=[])],
 )
 def test_it_is_refused_and_nothing_has_changed(driver: str, family: str, shape: Shape) -> None:
+    """A2"""
     outcome = oracle(driver, family).refuses(shape)
     with pytest.raises(shape.error or TenancyError, match=shape.match):
         raise_error_of(outcome)

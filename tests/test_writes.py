@@ -16,6 +16,7 @@ WRITES = Shapes([*unit_of_work.WRITES.listed, *dml.WRITES.listed])
     [*WRITES.cases(DRIVERS), *WRITES.cases(["sqlite3"], ["int", "uuid"], twins=[])],
 )
 def test_a_write_reaches_its_own_tenant_only(driver: str, family: str, shape: Shape) -> None:
+    """A2"""
     oracle(driver, family).writes_alike(shape)
 
 
