@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import json
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -42,7 +44,7 @@ from partywall.errors import (
 )
 from partywall.middleware import TenantSessionMiddleware, TenantSessionMiddlewareWSGI
 from partywall.resolvers import header
-from protocols import asgi, scope
+from protocols import Exchange, asgi, scope
 
 
 @pytest.fixture(autouse=True)
@@ -283,6 +285,149 @@ async def test_a22_a_task_started_by_a_request_outlives_it_with_its_tenant() -> 
     assert await asyncio.gather(*tasks) == ["acme", "globex"]
 
 
+async def _resolver_that_fails(request: Any) -> Any:
+    await asyncio.sleep(0)
+    raise ZeroDivisionError("the lookup failed")
+
+
+def _resolver_that_fails_at_once(request: Any) -> Any:
+    raise ZeroDivisionError("the lookup failed")
+
+
+@pytest.mark.parametrize("resolve", [_resolver_that_fails, _resolver_that_fails_at_once])
+@pytest.mark.parametrize("choice", ["defer", "reject", "raise"])
+async def test_a_resolver_that_fails_reaches_no_application(resolve: Any, choice: Any) -> None:
+    async def app(request: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("the application was called")
+
+    for around in ("acme", "globex"):
+        with tenant_scope(around), pytest.raises(ZeroDivisionError, match="the lookup failed"):
+            await asgi(walled(app, resolve_tenant=resolve, on_missing_tenant=choice), scope())
+
+
+async def test_a_request_cancelled_while_its_tenant_is_looked_up_leaves_nothing_bound() -> None:
+    async def slow(request: Any) -> str:
+        await asyncio.sleep(60)
+        return "acme"
+
+    with tenant_scope("globex"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asgi(walled(resolve_tenant=slow), scope())
+
+        assert current() == "globex"
+
+
+async def test_an_awaitable_of_an_awaitable_is_no_tenant(recwarn: pytest.WarningsRecorder) -> None:
+    async def twice(request: Any) -> Any:
+        return _coroutine("acme")
+
+    with pytest.raises(ConfigurationError, match="got an awaitable"):
+        await asgi(walled(tell_or_not, resolve_tenant=twice), scope(tenant="globex"))
+
+    gc.collect()
+    assert not [one for one in recwarn if "never awaited" in str(one.message)]
+
+
+async def test_a_client_that_is_gone_leaves_nothing_bound() -> None:
+    async def send(message: Any) -> None:
+        raise OSError("the client is gone")
+
+    async def app(request: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    for tenant in ("acme", "globex", None):
+        with pytest.raises(OSError, match="the client is gone"):
+            await walled(app if tenant else tell)(scope(tenant=tenant), None, send)
+
+        assert active_scope() is None
+
+
+async def test_a_stream_that_is_abandoned_ends_inside_its_tenant() -> None:
+    seen = []
+
+    async def rows() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield str(current()).encode()
+                await asyncio.sleep(0.001)
+        finally:
+            seen.append(current())
+
+    async def stream(request: Request) -> StreamingResponse:
+        return StreamingResponse(rows())
+
+    app = Starlette(routes=[Route("/", stream)])
+    for tenant in ("acme", "globex"):
+        # The server of an older protocol has the client's end told by `receive`.
+        request = scope(tenant=tenant, asgi={"version": "3.0", "spec_version": "2.3"})
+        exchange = await asyncio.wait_for(asgi(walled(app), request), 10)
+        assert exchange.body
+        assert exchange.body.replace(tenant.encode(), b"") == b""
+        assert seen.pop() == tenant
+        assert active_scope() is None
+
+
+async def test_a_failure_in_the_background_of_an_answer_is_not_answered_again() -> None:
+    async def needs_a_tenant() -> None:
+        current_tenant()
+
+    async def later(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("soon", background=BackgroundTask(needs_a_tenant))
+
+    app = walled(Starlette(routes=[Route("/", later)]))
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    with pytest.raises(MissingTenantContextError, match="No tenant is current"):
+        await app(scope(), Exchange().receive, send)
+
+    assert sent == ["http.response.start", "http.response.body"]
+    assert (await asgi(app, scope(tenant="globex"))).body == b"soon"
+
+
+async def test_of_two_middlewares_the_inner_wins_and_the_outer_returns() -> None:
+    seen = []
+
+    async def around(request: Any, receive: Any, send: Any) -> None:
+        await inner(request, receive, send)
+        seen.append(current())
+
+    inner = walled(tell, resolve_tenant=header("X-Inner"))
+    app = walled(around)
+    for tenant, other in (("acme", "globex"), ("globex", "acme")):
+        request = scope(tenant=tenant, headers=[(b"x-inner", other.encode())])
+        assert (await asgi(app, request)).body == other.encode()
+        assert seen.pop() == tenant
+
+    # The inner one found nobody: the outer's tenant is not taken instead.
+    _is_problem(await asgi(app, scope(tenant="acme")), 400, "Bad Request")
+    assert seen.pop() == "acme"
+
+
+async def test_a_request_leaves_nothing_to_the_garbage_collector() -> None:
+    made: list[Any] = []
+
+    class Big:
+        pass
+
+    async def app(request: Any, receive: Any, send: Any) -> None:
+        big = Big()
+        made.append(weakref.ref(big))
+        await tell_or_not(request, receive, send)
+
+    gc.disable()
+    try:
+        for tenant in ("acme", "globex", None):
+            await asgi(walled(app), scope(tenant=tenant))
+
+        assert [one() for one in made] == [None] * 3
+    finally:
+        gc.enable()
+
+
 # Websockets
 
 
@@ -333,6 +478,38 @@ def test_a28_a_websocket_without_a_tenant_is_closed_when_it_needs_one(path: str)
 
     assert closed.value.code == 1008
     assert closed.value.reason == "This request needs a tenant."
+
+
+def test_a28_a_websocket_closed_midway_ends_inside_its_tenant() -> None:
+    seen = []
+
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+        try:
+            while True:
+                await websocket.receive_text()
+        finally:
+            seen.append(current())
+
+    client = TestClient(walled(Starlette(routes=[WebSocketRoute("/", talk)])))
+    for tenant in ("acme", "globex"):
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect("/", headers={"x-tenant": tenant}) as socket,
+        ):
+            socket.send_text("one")
+            socket.close(1001)
+
+        assert seen.pop() == tenant
+
+
+async def test_a28_raise_raises_for_a_websocket_too() -> None:
+    sent: list[Any] = []
+    app = walled(tell_or_not, on_missing_tenant="raise")
+    with pytest.raises(MissingTenantContextError, match="The request has no tenant"):
+        await app(scope(type="websocket"), None, sent.append)
+
+    assert sent == []
 
 
 def test_a28_reject_closes_a_websocket_at_once() -> None:

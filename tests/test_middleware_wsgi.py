@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import io
 import json
+import sys
 import threading
+import weakref
 import wsgiref.util
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -259,6 +262,137 @@ def test_an_exception_passes_and_leaves_nothing_bound() -> None:
         for tenant in ("acme", "globex"):
             with pytest.raises(ZeroDivisionError, match=tenant):
                 wsgi(walled(app), environ(tenant=tenant))
+
+
+def test_a_body_is_iterated_and_closed_in_whatever_thread() -> None:
+    ended = []
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", HEADERS)
+        try:
+            while True:
+                yield str(current()).encode()
+        finally:
+            ended.append(current())
+
+    with ThreadPoolExecutor(1) as thread, tenant_scope("initech"):
+        for tenant in ("acme", "globex"):
+            response = walled(app)(environ(tenant=tenant), Response().start)
+            body = iter(response)
+            assert next(body) == tenant.encode()
+            assert thread.submit(next, body).result(10) == tenant.encode()
+            thread.submit(response.close).result(10)
+            assert ended.pop() == tenant
+            assert thread.submit(current).result(10) is None
+            assert current() == "initech"
+
+
+def test_a_body_that_fails_to_close_leaves_nothing_bound() -> None:
+    class Body(list[bytes]):
+        def close(self) -> None:
+            raise ZeroDivisionError(current())
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", HEADERS)
+        return Body([b"one"])
+
+    for tenant in ("acme", "globex"):
+        with pytest.raises(ZeroDivisionError, match=tenant):
+            wsgi(walled(app), environ(tenant=tenant))
+
+
+def test_of_two_middlewares_the_inner_wins_and_the_outer_returns() -> None:
+    seen = []
+    inner = walled(stream, resolve_tenant=header("X-Inner"))
+
+    def around(environ: Any, start_response: Any) -> Iterator[bytes]:
+        for chunk in inner(environ, start_response):
+            seen.append(current())
+            yield chunk
+
+    app = walled(around)
+    for tenant, other in (("acme", "globex"), ("globex", "acme")):
+        response = wsgi(app, environ(tenant=tenant, HTTP_X_INNER=other))
+        assert response.body == f"{other} ".encode() * 3
+        assert seen == [tenant] * 3
+        seen.clear()
+
+    # The inner one found nobody: the outer's tenant is not taken instead.
+    _is_problem(wsgi(app, environ(tenant="acme")), "400 Bad Request")
+
+
+@pytest.mark.parametrize("choice", ["defer", "reject", "raise"])
+def test_a_resolver_that_fails_reaches_no_application(choice: Any) -> None:
+    def resolve(request: Any) -> Any:
+        raise ZeroDivisionError("the lookup failed")
+
+    def app(environ: Any, start_response: Any) -> Any:
+        raise AssertionError("the application was called")
+
+    for around in ("acme", "globex"):
+        with tenant_scope(around), pytest.raises(ZeroDivisionError, match="the lookup failed"):
+            wsgi(walled(app, resolve_tenant=resolve, on_missing_tenant=choice), environ())
+
+
+@pytest.mark.parametrize("tenant", [True, b"acme", ["acme"], 1.5, object()])
+def test_what_is_no_tenant_is_the_resolvers_fault(tenant: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must be a str, an int or a UUID"):
+        wsgi(walled(tell_or_not, resolve_tenant=lambda _: tenant), environ(tenant="globex"))
+
+
+def test_the_applications_own_error_page_passes() -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", HEADERS)
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            start_response("500 Oops", HEADERS, sys.exc_info())
+
+        return [str(current()).encode()]
+
+    for tenant in ("acme", "globex"):
+        response = wsgi(walled(app), environ(tenant=tenant))
+        assert (response.status, response.body) == ("500 Oops", tenant.encode())
+
+
+def test_a_request_leaves_nothing_to_the_garbage_collector() -> None:
+    """An abandoned generator ends at once, and what a request kept in its context goes with it."""
+    kept: contextvars.ContextVar[Any] = contextvars.ContextVar("kept")
+    ended: list[Any] = []
+
+    class Big:
+        pass
+
+    def keep() -> weakref.ref[Any]:
+        big = Big()
+        kept.set(big)
+        return weakref.ref(big)
+
+    def plain(environ: Any, start_response: Any) -> list[bytes]:
+        made.append(keep())
+        return tell_or_not(environ, start_response)
+
+    def endless(environ: Any, start_response: Any) -> Iterator[bytes]:
+        made.append(keep())
+        start_response("200 OK", HEADERS)
+        try:
+            while True:
+                yield b"."
+        finally:
+            ended.append(True)
+
+    made: list[weakref.ref[Any]] = []
+    gc.disable()
+    try:
+        for tenant in ("acme", "globex"):
+            wsgi(walled(plain), environ(tenant=tenant))
+            assert next(iter(walled(endless)(environ(tenant=tenant), Response().start))) == b"."
+
+        wsgi(walled(plain), environ())
+        assert [one() for one in made] == [None] * 5
+        assert ended == [True, True]
+    finally:
+        gc.enable()
 
 
 def test_what_the_application_sets_in_its_context_is_seen_by_its_body() -> None:

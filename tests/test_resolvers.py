@@ -7,17 +7,23 @@ import inspect
 import re
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jwt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
 
 from partywall import resolvers
 from partywall.context import bind_tenant, current_tenant
@@ -174,6 +180,25 @@ def test_a_pattern_of_ones_own(request_: Any) -> None:
             )
 
 
+def test_what_is_padded_beyond_measure_is_refused_and_not_remembered() -> None:
+    resolve = header("X-Tenant")
+    for tenant in ("acme", "globex"):
+        assert resolve(as_asgi(x_tenant=tenant + " " * 1000)) == tenant
+        for padding in (" " * 100_000, "\t" * 5000):
+            for request in (as_asgi, as_wsgi):
+                with pytest.raises(MalformedTenantError, match="not a tenant's name"):
+                    resolve(request(x_tenant=padding + tenant))
+
+    cache = resolve.__closure__[0].cell_contents  # type: ignore[attr-defined]
+    assert cache.cache_info().currsize == 2
+
+
+def test_a_header_in_another_encoding_is_no_tenant() -> None:
+    for value in (b"acm\xe9", b"acme\xa0", b"\x85acme", "acm\u0435".encode(), b"acme\x00"):
+        with pytest.raises(MalformedTenantError, match="not a tenant's name"):
+            header("X-Tenant")(scope(headers=[(b"x-tenant", value)]))
+
+
 def test_no_value_reaches_the_message_or_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(MalformedTenantError) as error:
         header("X-Api-Key")(as_asgi(x_api_key="sec ret\nforged log line"))
@@ -195,6 +220,22 @@ def test_a_cookie_names_the_tenant(request_: Any) -> None:
     assert resolve(request_()) is None
     assert resolve(request_(cookie="tenants=acme; Tenant=acme; tenant")) is None
     assert resolve(request_(cookie="x=tenant=acme")) is None
+
+
+@both
+@pytest.mark.parametrize(
+    "value",
+    ['"acme', 'acme"', '""acme""', '"ac\\me"', "%61cme", '"acme;globex"', "acme,globex", '"', '""'],
+)
+def test_a_cookie_is_not_decoded_until_it_fits(request_: Any, value: str) -> None:
+    with pytest.raises(MalformedTenantError, match="in the cookie 'tenant' is malformed"):
+        cookie("tenant")(request_(cookie=f"a=1; tenant={value}"))
+
+
+@both
+def test_quotes_of_another_cookie_hide_none(request_: Any) -> None:
+    with pytest.raises(MalformedTenantError, match="given more than once"):
+        cookie("tenant")(request_(cookie='a="x; tenant=globex; b="; tenant=acme'))
 
 
 @both
@@ -226,6 +267,10 @@ def test_cookies_may_come_in_several_lines() -> None:
         ("localhost:8000", None),
         ("127.0.0.1", None),
         ("[::1]:8000", None),
+        ("[::ffff:127.0.0.1]", None),
+        ("acme.example.com.:8080", "acme"),
+        ("xn--80ak6aa92e.example.com", "xn--80ak6aa92e"),
+        ("WWW.example.com.", None),
         ("acme.example.com.evil.org", None),
         ("acmeexample.com", None),
         ("acme.notexample.com", None),
@@ -252,6 +297,10 @@ def test_a_subdomain_names_the_tenant(request_: Any, host: str, tenant: Any) -> 
         ".example.com",
         "\u0430cme.example.com",
         "acme .example.com",
+        "acme..example.com",
+        "[::1].example.com",
+        "acme\u3002example.com",
+        "acme.example.com\x00",
         "a" * 64 + ".example.com",
         "a." * 200 + "example.com",
         "",
@@ -284,8 +333,17 @@ def test_a_forwarded_host_counts_only_when_told_so(request_: Any) -> None:
 def test_names_that_are_public_are_no_tenants(request_: Any) -> None:
     resolve = subdomain("example.com", public=("api", "status"))
     assert resolve(request_(host="api.example.com")) is None
+    assert subdomain("example.com", public=["API"])(request_(host="api.example.com")) is None
     assert resolve(request_(host="www.example.com")) == "www"
     assert resolve(request_(host="globex.example.com")) == "globex"
+
+
+@pytest.mark.parametrize(
+    "domain", ["", ".", "localhost:8000", "https://example.com", "b\u00fccher.example", "a b"]
+)
+def test_a_domain_that_no_host_can_be_under_is_refused_at_once(domain: str) -> None:
+    with pytest.raises(ValueError, match=r"needs a host's name, as in 'example\.com'"):
+        subdomain(domain)
 
 
 def test_without_a_host_there_is_no_tenant() -> None:
@@ -318,7 +376,10 @@ def test_a_path_names_the_tenant_below_a_prefix(request_: Any, before: str) -> N
 @both
 @pytest.mark.parametrize(
     "path",
-    ["/acme/../globex", "/acme/./x", "/../globex", "//globex", "/acme/notes/..", "/..", "/./acme"],
+    [
+        *("/acme/../globex", "/acme/./x", "/../globex", "/acme/notes/..", "/..", "/./acme"),
+        *("//globex", "///acme", "/acme;globex/x", "/acme%2fglobex", "/acme\\globex"),
+    ],
 )
 def test_path_traversal_is_refused(request_: Any, path: str) -> None:
     with pytest.raises(MalformedTenantError, match="in the path is malformed"):
@@ -349,6 +410,53 @@ def test_the_applications_root_is_no_tenant() -> None:
     assert path_prefix()(request) == "acme"
     assert path_prefix()(scope("/globex/notes", root_path="/app")) == "globex"
     assert path_prefix()(environ("/acme", SCRIPT_NAME="/globex")) == "acme"
+    for path in ("/app", "/app/"):
+        assert path_prefix()(scope(path, root_path="/app")) is None
+        assert path_prefix("/t")(scope(path, root_path="/app/")) is None
+
+    assert path_prefix()(scope("/application/x", root_path="/app")) == "application"
+
+
+@pytest.mark.parametrize(
+    ("root", "sent"),
+    [
+        ("/app", b"/app"),
+        ("/app", b"/%61pp"),
+        ("/a b", b"/a%20b"),
+        ("/gr\u00f6\u00dfe", b"/gr%C3%B6%C3%9Fe"),
+        ("/gr\u00f6\u00dfe", "/gr\u00f6\u00dfe".encode()),
+        ("/app", b""),
+    ],
+)
+def test_a_root_that_was_sent_encoded_or_not_at_all_is_the_same_root(
+    root: str, sent: bytes
+) -> None:
+    for tenant in ("acme", "globex"):
+        raw = sent + f"/t/{tenant}/x".encode()
+        assert (
+            path_prefix("/t")(scope(f"{root}/t/{tenant}/x", root_path=root, raw_path=raw)) == tenant
+        )
+
+    hidden = scope(f"{root}/t/acme/x", root_path=root, raw_path=sent + b"/t%2Facme/acme/x")
+    with pytest.raises(MalformedTenantError, match="encoded slash"):
+        path_prefix("/t")(hidden)
+
+
+async def test_a_mounted_application_has_the_tenants_of_its_own_paths() -> None:
+    async def tell(request: Any) -> PlainTextResponse:
+        return PlainTextResponse(str(current_tenant().tenant_id))
+
+    inner = Starlette(
+        routes=[Route("/{tenant}/notes", tell)],
+        middleware=[Middleware(TenantSessionMiddleware, resolve_tenant=path_prefix())],
+    )
+    app = Starlette(routes=[Mount("/gr\u00f6\u00dfe/{area}", inner), Mount("/plain", inner)])
+    for tenant in ("acme", "globex"):
+        for mount in ("/gr\u00f6\u00dfe/a b", "/plain"):
+            request = scope(
+                f"{mount}/{tenant}/notes", raw_path=quote(f"{mount}/{tenant}/notes").encode()
+            )
+            assert (await asgi(app, request)).body == tenant.encode()
 
 
 # Claims
@@ -657,6 +765,59 @@ async def test_a_failed_lookup_is_not_remembered(make: Any) -> None:
 
 def _fail() -> Any:
     raise ConnectionError("the database is away")
+
+
+def test_a_thread_that_is_told_to_end_does_not_end_those_who_wait_for_its_lookup() -> None:
+    asked = []
+    waiting = threading.Event()
+
+    def lookup(key: str) -> Any:
+        asked.append(key)
+        if len(asked) == 1:
+            assert waiting.wait(10)
+            time.sleep(0.05)
+            raise SystemExit("the worker is stopped")
+
+        return TENANTS.get(key)
+
+    resolve = cached(header("X-Api-Key"), lookup)
+    with ThreadPoolExecutor(4) as threads:
+        first = threads.submit(resolve, asking("key-g"))
+        while not asked:
+            time.sleep(0.001)
+
+        others = [threads.submit(resolve, asking("key-g")) for _ in range(3)]
+        waiting.set()
+        assert [other.result(10) for other in others] == ["globex"] * 3
+        with pytest.raises(SystemExit, match="the worker is stopped"):
+            first.result(10)
+
+    assert not resolve._flights
+    assert resolve(asking("key-a")) == "acme"
+
+
+def test_a_failed_lookup_fails_for_all_threads_that_wait_and_is_tried_again() -> None:
+    asked = []
+
+    def lookup(key: str) -> Any:
+        asked.append(key)
+        time.sleep(0.1)
+        _fail()
+
+    resolve = cached(header("X-Api-Key"), lookup)
+    barrier = threading.Barrier(8)
+
+    def ask(key: str) -> Any:
+        barrier.wait(10)
+        with pytest.raises(ConnectionError, match="the database is away"):
+            resolve(asking(key))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(ask, ["key-a", "key-g"] * 4, timeout=20))
+
+    assert sorted(set(asked)) == ["key-a", "key-g"]
+    assert len(asked) < 8
+    assert not resolve._flights
 
 
 async def test_a_lookup_goes_on_when_the_first_who_asked_is_gone() -> None:

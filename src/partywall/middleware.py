@@ -144,7 +144,8 @@ class TenantSessionMiddleware:
                 )
             )
 
-        self._enter(found)
+        # Never left, and its token would keep the context, which keeps the scope.
+        del self._enter(found).token
         body: Iterable[bytes] = self.app(environ, start_response)
         return body
 

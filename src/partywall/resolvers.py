@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from time import monotonic
 from typing import Any, cast
 from urllib.parse import unquote
@@ -34,7 +34,8 @@ TOKEN = r"[\x21-\x2b\x2d-\x7e]{1,4096}"
 
 _LONGEST = 4096
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_HOST = re.compile(r"(?P<name>[a-z0-9._-]{1,254}|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_NAME = re.compile(r"[a-z0-9._-]{1,254}")
+_HOST = re.compile(rf"(?P<name>{_NAME.pattern}|\[[0-9a-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?")
 _QUOTED = re.compile(r'^"(.*)"$')
 
 
@@ -81,8 +82,12 @@ def subdomain(
 
     `X-Forwarded-Host` counts only with `trust_forwarded_host=True`: behind a proxy that sets it.
     """
-    suffix = "." + domain.lower().strip(".")
-    not_tenants = frozenset(public)
+    domain = domain.lower().strip(".")
+    if not _NAME.fullmatch(domain):
+        raise ValueError(f"subdomain() needs a host's name, as in 'example.com', not {domain!r}.")
+
+    suffix = "." + domain
+    not_tenants = frozenset(name.lower() for name in public)
     accept = _accepting(_LABEL, convert, "subdomain")
 
     def resolve(request: Request) -> Found:
@@ -103,21 +108,25 @@ def path_prefix(
     start = "/" + before.strip("/") + "/" if before.strip("/") else "/"
     accept = _accepting(pattern, convert, "path")
 
+    depth = start.count("/") + 1
+
     def resolve(request: Request) -> Found:
-        path, raw = _path(request)
+        root, path, sent = _path(request)
         if not path.startswith(start) or path == start:
             return None
 
-        if any(segment in (".", "..") for segment in path.split("/")):
+        segments = path.split("/")
+        if "." in segments or ".." in segments:
             raise _malformed("path", "dot segments")
 
-        segment = path[len(start) :].split("/", 1)[0]
         # "/acme%2fx" and "/acme/x" are different addresses that decode alike.
-        sent = None if raw is None else raw.split("/")[start.count("/") :][:1]
-        if sent is not None and [unquote(part) for part in sent] != [segment]:
+        if sent is not None and not (
+            _same(sent, (root + path).split("/")[: root.count("/") + depth])
+            or _same(sent, segments[:depth])
+        ):
             raise _malformed("path", "encoded slash")
 
-        return accept(segment)
+        return accept(segments[depth - 1])
 
     return resolve
 
@@ -307,11 +316,17 @@ class Cached:
                 flight = self._flights[key, age] = Future()
 
         if leads:
-            self._lead(flight, key, age)
+            return _known(self._lead(flight, key, age))
 
-        return _known(flight.result())
+        try:
+            found = flight.result()
+        except CancelledError:
+            # Not a failed lookup: the thread that led it was told to end.
+            return self._fly(key, age)
 
-    def _lead(self, flight: Future[Found], key: Any, age: int) -> None:
+        return _known(found)
+
+    def _lead(self, flight: Future[Found], key: Any, age: int) -> Found:
         try:
             found = self._lookup(key)
             if inspect.isawaitable(found):
@@ -321,11 +336,16 @@ class Cached:
                 )
 
             flight.set_result(self._remembered(key, found, age))
-        except BaseException as error:  # noqa: BLE001 - raised for all who wait
+        except Exception as error:
             flight.set_exception(error)
+            raise
         finally:
             with self._lock:
                 del self._flights[key, age]
+
+            flight.cancel()
+
+        return found
 
     def _remembered(self, key: Any, found: Found, age: int) -> Found:
         with self._lock:
@@ -461,19 +481,21 @@ def _host(request: Request, trust_forwarded_host: bool) -> str | None:
     return found["name"].removesuffix(".")
 
 
-def _path(request: Request) -> tuple[str, str | None]:
-    """The path below the application's root, decoded and (ASGI) as it was sent."""
+def _path(request: Request) -> tuple[str, str, list[bytes] | None]:
+    """The application's root, the path below it, and (ASGI) the segments of both as they were sent."""
     if "REQUEST_METHOD" in request:
-        return request.get("PATH_INFO", ""), None
+        return "", request.get("PATH_INFO", ""), None
 
-    root = request.get("root_path", "").rstrip("/")
+    root, path = request.get("root_path", "").rstrip("/"), request["path"]
+    if root and (path == root or path.startswith(root + "/")):
+        path = path[len(root) :]
+
     raw = request.get("raw_path")
-    sent = None if raw is None else raw.decode("latin-1").split("?", 1)[0]
-    return _below(root, request["path"]), None if sent is None else _below(root, sent)
+    return root, path, None if raw is None else raw.split(b"?", 1)[0].split(b"/")
 
 
-def _below(root: str, path: str) -> str:
-    return path[len(root) :] if root and path.startswith(root + "/") else path
+def _same(sent: list[bytes], segments: list[str]) -> bool:
+    return [unquote(segment) for segment in sent[: len(segments)]] == segments
 
 
 def _malformed(source: str, reason: str) -> MalformedTenantError:
