@@ -1,7 +1,7 @@
-"""What the wall overrides and calls of SQLAlchemy's compilers, in one place.
+"""What the wall overrides and calls of SQLAlchemy's compilers and contexts, in one place.
 
-For the type checker this is a compiler; at run time the wall's mixins stand before a dialect's own
-compiler class. A test compares the names with each supported release.
+For the type checker these are the classes themselves; at run time the wall's mixins stand before a
+dialect's own. A test compares the names with each supported release.
 """
 
 from __future__ import annotations
@@ -48,5 +48,24 @@ if TYPE_CHECKING:
         def get_statement_hint_text(self, *args: Any, **kwargs: Any) -> str: ...
         def render_literal_bindparam(self, *args: Any, **kwargs: Any) -> str: ...
 
+    class DDLCompiler:
+        dialect: Any
+
+        def visit_create_view(self, *args: Any, **kwargs: Any) -> str: ...  # from 2.1 on
+
+    class ExecutionContext:
+        compiled: Any
+        compiled_parameters: list[dict[str, Any]]
+        dialect: Any
+        root_connection: Any
+        statement: Any
+
+        @classmethod
+        def _init_compiled(cls, *args: Any, **kwargs: Any) -> Any: ...
+        def create_cursor(self) -> Any: ...
+        def pre_exec(self) -> None: ...
+        def _exec_default_clause_element(self, *args: Any) -> Any: ...
+        def _execute_scalar(self, *args: Any, **kwargs: Any) -> Any: ...
+
 else:
-    Compiler = object
+    Compiler = DDLCompiler = ExecutionContext = object

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.dialects.mysql.base import MySQLDialect
@@ -22,6 +22,7 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from . import canary, rawsql, references
+from .compilers import DDLCompiler, ExecutionContext
 from .context import Scope, active_scope
 from .errors import TenancyError, UnscopedStatementError, refused
 from .ownership import lock, marks, on_first_mark, owned_names
@@ -29,31 +30,6 @@ from .pins import pin_sessions
 from .positions import tables_in
 from .texts import ReadOnly, only_reads, raw_sql
 from .wall import Wall
-
-if TYPE_CHECKING:
-
-    class _Context:
-        compiled: Any
-        compiled_parameters: list[dict[str, Any]]
-        dialect: Any
-        root_connection: Connection
-        statement: Any
-
-        @classmethod
-        def _init_compiled(cls, *args: Any, **kwargs: Any) -> Any: ...
-        def create_cursor(self) -> Any: ...
-        def pre_exec(self) -> None: ...
-        def _exec_default_clause_element(self, *args: Any) -> Any: ...
-        def _execute_scalar(self, *args: Any, **kwargs: Any) -> Any: ...
-
-    class _DDLCompiler:
-        dialect: Any
-
-        def visit_create_view(self, *args: Any, **kwargs: Any) -> str: ...
-
-else:
-    _Context = _DDLCompiler = object
-
 
 _Classes = tuple[type[Any], type[Any], type[Any]]
 
@@ -215,7 +191,7 @@ def _supported(dialect: Dialect) -> bool:
     return isinstance(dialect, (SQLiteDialect, PGDialect, MySQLDialect))
 
 
-class _Definitions(_DDLCompiler):
+class _Definitions(DDLCompiler):
     def visit_create_view(self, element: Any, **kw: Any) -> str:
         if active_scope() is None:
             # Where no tenant is current, a view is a definition: it shows every tenant's rows.
@@ -224,7 +200,7 @@ class _Definitions(_DDLCompiler):
         return super().visit_create_view(element, **kw)
 
 
-class _Execution(_Context):
+class _Execution(ExecutionContext):
     """Binds the tenant and pins the session, once for all parameter sets of an execution."""
 
     rendered_rows: Sequence[dict[str, Any]] = ()
