@@ -6,7 +6,7 @@ The tenant itself comes from `TenantSessionMiddleware`, or from a dependency of 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -61,14 +61,17 @@ def add_error_handlers(app: Starlette) -> None:
         app.add_exception_handler(kind, answer)
 
 
+def _transaction(
+    tenant: Any, session: AsyncSession | Session
+) -> AbstractAsyncContextManager[AsyncSession | Session]:
+    if isinstance(session, Session):
+        return _in_threads(tenant, session)
+
+    return AsyncSessionScope(tenant, sessions=lambda: session)
+
+
 @asynccontextmanager
-async def _transaction(tenant: Any, session: AsyncSession | Session) -> AsyncGenerator[Any]:
-    if not isinstance(session, Session):
-        async with AsyncSessionScope(tenant, sessions=lambda: session):
-            yield session
-
-        return
-
+async def _in_threads(tenant: Any, session: Session) -> AsyncGenerator[Session]:
     async with AsyncSessionScope(tenant):
         stack = ExitStack()
         stack.enter_context(session)

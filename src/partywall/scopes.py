@@ -12,8 +12,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
-    AsyncExitStack,
-    ExitStack,
     asynccontextmanager,
     contextmanager,
 )
@@ -49,7 +47,9 @@ _R = TypeVar("_R")
 _S = TypeVar("_S", bound=Session)
 _AS = TypeVar("_AS", bound="AsyncSession")
 _Given_co = TypeVar("_Given_co", covariant=True)
-_Stack = TypeVar("_Stack", bound=ExitStack | AsyncExitStack)
+_Transaction = TypeVar(
+    "_Transaction", bound=AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
+)
 
 
 class SessionScope(Enterable, Generic[_Given_co]):
@@ -94,9 +94,9 @@ class SessionScope(Enterable, Generic[_Given_co]):
         if self._sessions is None:
             return cast(_Given_co, self._keep(self._open()).context)
 
-        scope = _Work(self, self._resolved(), ExitStack())
+        scope = _Work(self, self._resolved(), self._transaction())
         try:
-            session = scope.stack.enter_context(self._transaction())
+            session = scope.transaction.__enter__()
         except BaseException:
             scope.leave()
             raise
@@ -113,8 +113,11 @@ class SessionScope(Enterable, Generic[_Given_co]):
         scope = self._take(alone=self._sessions is not None)
         try:
             if isinstance(scope, _Work):
-                with scope.again():
-                    scope.stack.__exit__(kind, error, traceback)
+                inside = scope.again()
+                try:
+                    scope.transaction.__exit__(kind, error, traceback)
+                finally:
+                    inside.leave()
 
         finally:
             scope.leave()
@@ -191,9 +194,9 @@ class AsyncSessionScope(Enterable, Generic[_Given_co]):
         if self._sessions is None:
             return cast(_Given_co, self._keep(await self._aopen()).context)
 
-        scope = _Work(self, await self._resolved(), AsyncExitStack())
+        scope = _Work(self, await self._resolved(), self._transaction())
         try:
-            session = await scope.stack.enter_async_context(self._transaction())
+            session = await scope.transaction.__aenter__()
         except BaseException:
             scope.leave()
             raise
@@ -210,8 +213,11 @@ class AsyncSessionScope(Enterable, Generic[_Given_co]):
         scope = self._take(alone=self._sessions is not None)
         try:
             if isinstance(scope, _Work):
-                with scope.again():
-                    await scope.stack.__aexit__(kind, error, traceback)
+                inside = scope.again()
+                try:
+                    await scope.transaction.__aexit__(kind, error, traceback)
+                finally:
+                    inside.leave()
 
         finally:
             scope.leave()
@@ -262,28 +268,22 @@ def bind_async_session_to_tenant(tenant: TenantId | TenantContext) -> atenant_sc
     return atenant_scope(_present(tenant))
 
 
-class _Work(Scope, Generic[_Stack]):
+class _Work(Scope, Generic[_Transaction]):
     """A scope with a session in it."""
 
-    __slots__ = ("bound", "stack")
+    __slots__ = ("bound", "transaction")
 
-    def __init__(self, owner: object, context: TenantContext | None, stack: _Stack) -> None:
+    def __init__(
+        self, owner: object, context: TenantContext | None, transaction: _Transaction
+    ) -> None:
         super().__init__(owner, context)
-        self.stack = stack
+        self.transaction = transaction
         self.bound = active_scope()
 
-    @contextmanager
-    def again(self) -> Generator[None]:
+    def again(self) -> Scope:
         """The session ends inside its tenant, in whatever context the scope is left."""
-        if self.bound is None:
-            yield
-            return
-
-        scope = Scope(self.owner, self.bound.context, self.bound.reason, self.bound.write)
-        try:
-            yield
-        finally:
-            scope.leave()
+        bound = self.bound or self
+        return Scope(self.owner, bound.context, bound.reason, bound.write)
 
 
 def _with_session(
