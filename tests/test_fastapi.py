@@ -21,11 +21,16 @@ from starlette.websockets import WebSocketDisconnect
 
 import doors
 from doors import Note, stored, texts
-from partywall.context import active_scope, atenant_scope, try_current_tenant
-from partywall.errors import CrossTenantAccessError, UnscopedStatementError
+from partywall.context import active_scope, atenant_scope, current_tenant, try_current_tenant
+from partywall.errors import (
+    CrossTenantAccessError,
+    MissingTenantContextError,
+    UnscopedStatementError,
+)
 from partywall.fastapi import add_error_handlers, tenant_session
 from partywall.middleware import TenantSessionMiddleware
 from partywall.resolvers import header
+from protocols import Exchange, asgi, scope
 
 
 @pytest.fixture(autouse=True)
@@ -363,6 +368,30 @@ def test_a_websocket_has_a_session_and_is_closed_without_a_tenant(
             socket.receive_json()
 
         assert (closed.value.code, closed.value.reason) == (1008, "This request needs a tenant.")
+
+
+async def test_a_websocket_that_was_closed_is_not_closed_again() -> None:
+    app = FastAPI()
+    app.add_middleware(TenantSessionMiddleware, resolve_tenant=header("X-Tenant"))
+    add_error_handlers(app)
+
+    @app.websocket("/")
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close()
+        current_tenant()
+
+    for tenant in ("acme", "globex"):
+        request = scope(type="websocket", tenant=tenant)
+        exchange = await asgi(app, request, {"type": "websocket.connect"})
+        assert [one["type"] for one in exchange.sent] == ["websocket.accept", "websocket.close"]
+
+    exchange = Exchange({"type": "websocket.connect"})
+    with pytest.raises(RuntimeError, match="once a close message") as no:
+        await app(scope(type="websocket"), exchange.receive, exchange.send)
+
+    assert isinstance(no.value.__context__, MissingTenantContextError)
+    assert [one["type"] for one in exchange.sent] == ["websocket.accept", "websocket.close"]
 
 
 async def test_many_requests_at_once(tmp_path: Path, engine: Engine) -> None:
