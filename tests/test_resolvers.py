@@ -26,7 +26,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from partywall import resolvers
-from partywall.context import bind_tenant, current_tenant
+from partywall.context import bind_tenant, current_tenant, tenant_scope, try_current_tenant
 from partywall.errors import ConfigurationError, MalformedTenantError, UnknownTenantError
 from partywall.middleware import TenantSessionMiddleware, TenantSessionMiddlewareWSGI
 from partywall.resolvers import (
@@ -818,6 +818,29 @@ def test_a_failed_lookup_fails_for_all_threads_that_wait_and_is_tried_again() ->
     assert sorted(set(asked)) == ["key-a", "key-g"]
     assert len(asked) < 8
     assert not resolve._flights
+
+
+@either
+async def test_a_lookup_does_not_depend_on_who_asks_first(make: Any) -> None:
+    seen = []
+
+    class Asking(make):  # type: ignore[misc]
+        def __call__(self, key: str) -> Any:
+            seen.append(try_current_tenant())
+            return super().__call__(key)
+
+    lookup = Asking()
+
+    async def alookup(key: str) -> Any:
+        return await lookup(key)
+
+    resolve = cached(header("X-Api-Key"), alookup if make is AsyncLookup else lookup)
+    for tenant, key in (("globex", "key-a"), ("acme", "key-g")):
+        with tenant_scope(tenant):
+            assert await answer(resolve, key) == TENANTS[key]
+            assert current_tenant().tenant_id == tenant
+
+    assert seen == [None, None]
 
 
 async def test_a_lookup_goes_on_when_the_first_who_asked_is_gone() -> None:

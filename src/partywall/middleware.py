@@ -44,7 +44,7 @@ _END: Any = object()
 _HASHED = frozenset({str, int, uuid.UUID})
 
 # Asked before `isawaitable`, which takes longer than all the rest.
-_PLAIN = _HASHED | {TenantContext, type(None)}
+PLAIN = _HASHED | {TenantContext, type(None)}
 
 _KINDS = frozenset({"http", "websocket"})
 
@@ -105,7 +105,7 @@ class TenantSessionMiddleware:
         scope = None
         try:
             found: Any = self.resolve_tenant(request)
-            if type(found) not in _PLAIN and inspect.isawaitable(found):
+            if type(found) not in PLAIN and inspect.isawaitable(found):
                 found = await found
 
             scope = self._enter(found)
@@ -136,7 +136,7 @@ class TenantSessionMiddleware:
 
     def _begin(self, environ: Request, start_response: StartResponse) -> Iterable[bytes]:
         found: Any = self.resolve_tenant(environ)
-        if type(found) not in _PLAIN and inspect.isawaitable(found):
+        if type(found) not in PLAIN and inspect.isawaitable(found):
             drop(found)
             raise refused(
                 ConfigurationError(

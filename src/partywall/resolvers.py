@@ -16,12 +16,15 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future
 from time import monotonic
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
-from .context import drop
+from .context import drop, without_tenant
 from .errors import ConfigurationError, MalformedTenantError, UnknownTenantError, refused
-from .middleware import Found, Request, ResolveTenant, ResolveTenantNow
+from .middleware import PLAIN, Found, Request, ResolveTenant, ResolveTenantNow
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 Convert = Callable[[str], Any]
 Claims = Mapping[str, Any]
@@ -208,7 +211,7 @@ def chain(*resolvers: ResolveTenant) -> ResolveTenant:
     def first(request: Request, start: int) -> Found | Awaitable[Found]:
         for position, resolver in enumerate(resolvers[start:], start):
             found = resolver(request)
-            if inspect.isawaitable(found):
+            if _waits(found):
                 return rest(request, found, position + 1)
 
             if found is not None:
@@ -220,7 +223,7 @@ def chain(*resolvers: ResolveTenant) -> ResolveTenant:
         found = await waiting
         if found is None:
             later = first(request, position)
-            found = await later if inspect.isawaitable(later) else later
+            found = await later if _waits(later) else later
 
         return found
 
@@ -231,7 +234,8 @@ def cached(find: ResolveTenant, lookup: Lookup, *, ttl: float = 60.0, size: int 
     """Look up the tenant of what `find` reads from the request, such as an API key.
 
     `lookup` may be async; None is "no such tenant", which is remembered too, apart from the
-    tenants, so that guessing does not push them out. One lookup serves all who wait for it.
+    tenants, so that guessing does not push them out. One lookup serves all who wait for it, so it
+    runs without a tenant: what it finds must not depend on who asked first.
     """
     return Cached(find, lookup, ttl=ttl, size=size)
 
@@ -257,7 +261,7 @@ class Cached:
 
     def __call__(self, request: Request) -> Found | Awaitable[Found]:
         key = self._find(request)
-        return self._afind(key) if inspect.isawaitable(key) else self._tenant_of(key)
+        return self._afind(key) if _waits(key) else self._tenant_of(key)
 
     def forget(self, key: Any = None) -> None:
         """Look this key up anew, or all of them: after a key is revoked, a tenant is added."""
@@ -268,7 +272,7 @@ class Cached:
 
     async def _afind(self, waiting: Awaitable[Any]) -> Found:
         found = self._tenant_of(await waiting)
-        return await found if inspect.isawaitable(found) else found
+        return await found if _waits(found) else found
 
     def _tenant_of(self, key: Any) -> Found | Awaitable[Found]:
         if key is None:
@@ -298,7 +302,13 @@ class Cached:
         return _known(await asyncio.shield(task))
 
     async def _look(self, key: Any, age: int) -> Found:
-        return self._remembered(key, await cast(Awaitable[Found], self._lookup(key)), age)
+        scope = without_tenant(self)
+        try:
+            found = await cast(Awaitable[Found], self._lookup(key))
+        finally:
+            scope.leave()
+
+        return self._remembered(key, found, age)
 
     def _landed(self, flight: Any, task: asyncio.Task[Found]) -> None:
         self._tasks.pop(flight, None)
@@ -327,9 +337,10 @@ class Cached:
         return _known(found)
 
     def _lead(self, flight: Future[Found], key: Any, age: int) -> Found:
+        scope = without_tenant(self)
         try:
             found = self._lookup(key)
-            if inspect.isawaitable(found):
+            if _waits(found):
                 drop(found)
                 raise ConfigurationError(
                     "cached() got an awaitable from a plain function: make the lookup 'async def'."
@@ -340,6 +351,7 @@ class Cached:
             flight.set_exception(error)
             raise
         finally:
+            scope.leave()
             with self._lock:
                 del self._flights[key, age]
 
@@ -389,6 +401,10 @@ class _Remembered:
             self._entries.clear()
         else:
             self._entries.pop(key, None)
+
+
+def _waits(found: Found | Awaitable[Found]) -> TypeIs[Awaitable[Found]]:
+    return type(found) not in PLAIN and inspect.isawaitable(found)
 
 
 def _known(found: Found) -> Found:
