@@ -2380,3 +2380,40 @@ def test_an_update_over_a_join_with_shared_rows(shared: Engine) -> None:
         assert begun.execute(update(joined).values({norms.c.id: norms.c.id + 1})).rowcount == 0
 
     assert _stored(shared, "SELECT tenant_id, passed FROM checks WHERE passed = 1") == [("acme", 1)]
+
+
+def test_a_row_of_ones_own_joins_the_collection_of_a_shared_row() -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    @tenant_aware(shared=True)
+    class Kind(Base):
+        __tablename__ = "shared_kinds"
+        id = mapped_column(Integer, primary_key=True)
+        tenant_id = mapped_column(String(20))
+        name = mapped_column(String(20))
+
+    @tenant_aware
+    class Thing(Base):
+        __tablename__ = "kind_things"
+        id = mapped_column(Integer, primary_key=True)
+        tenant_id = mapped_column(String(20))
+        kind_id = mapped_column(ForeignKey("shared_kinds.id"))
+        kind = relationship(Kind, backref="things")
+
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with unscoped("shared rows", write=True), Session(engine) as session:
+        session.add(Kind(id=1, name="chair"))
+        session.commit()
+
+    for whose in ("acme", "globex"):
+        with tenant_scope(whose), Session(engine) as session:
+            session.add(Thing(kind=session.get(Kind, 1)))
+            session.commit()
+            assert [thing.tenant_id for thing in session.get(Kind, 1).things] == [whose]
+
+    with tenant_scope("acme"), Session(engine) as session:
+        session.get(Kind, 1).name = "table"
+        with pytest.raises(CrossTenantAccessError, match="belongs to no tenant"):
+            session.flush()

@@ -109,8 +109,13 @@ class _Objects:
             scope = active_scope()
             for state in islice(states, self._known, None):
                 attributes = tenant_attributes(state.mapper)
-                if attributes:
-                    (_stamp if state.key is None else _refuse_foreign)(state, attributes, scope)
+                if not attributes:
+                    continue
+
+                if state.key is None:
+                    _stamp(state, attributes, scope)
+                elif states[state][0] or _is_written(state) or not _may_be_shared(attributes):
+                    _refuse_foreign(state, attributes, scope)
 
             self._known = len(states)
 
@@ -154,6 +159,16 @@ def _refuse_foreign(state: Any, attributes: Iterable[TenantAttribute], scope: Sc
             value = values.get(attribute.key, NO_VALUE)
             if value is not NO_VALUE:
                 _refuse_foreign_value(state, attribute, value)
+
+
+def _is_written(state: Any) -> bool:
+    """Whether more changes than its collections: those of a shared row hold the tenant's own."""
+    columns = state.mapper.column_attrs
+    return any(key in columns for key in state.committed_state)
+
+
+def _may_be_shared(attributes: Iterable[TenantAttribute]) -> bool:
+    return any(attribute.shared for attribute in attributes)
 
 
 _LISTENERS: list[tuple[Any, str, Any, dict[str, bool]]] = [
