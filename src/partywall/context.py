@@ -20,8 +20,6 @@ from .errors import ConfigurationError, MalformedTenantError, MissingTenantConte
 
 TenantId = str | int | uuid.UUID
 
-_ID = (str, int, uuid.UUID)
-
 _log = logging.getLogger("partywall")
 _F = TypeVar("_F", bound=Callable[..., Any])
 _Given_co = TypeVar("_Given_co", covariant=True)
@@ -30,21 +28,20 @@ _Given_co = TypeVar("_Given_co", covariant=True)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def _nothing() -> Mapping[str, Any]:
-    return _NOTHING
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class TenantContext:
     """A tenant and what the application wants to know about it."""
 
     tenant_id: TenantId
-    metadata: Mapping[str, Any] = field(default_factory=_nothing, hash=False, compare=False)
+    metadata: Mapping[str, Any] = field(hash=False, compare=False)
 
-    def __post_init__(self) -> None:
-        _check(self.tenant_id)
-        if self.metadata is not _NOTHING:
-            object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+    def __init__(self, tenant_id: TenantId, metadata: Mapping[str, Any] = _NOTHING) -> None:
+        if not isinstance(tenant_id, str) or not tenant_id.strip():
+            _check(tenant_id)
+
+        object.__setattr__(self, "tenant_id", tenant_id)
+        known = metadata if metadata is _NOTHING else MappingProxyType(dict(metadata))
+        object.__setattr__(self, "metadata", known)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (TenantContext, (self.tenant_id, dict(self.metadata)))
@@ -89,7 +86,7 @@ class Scope:
         self.write = write
         self.over = False
         self.fitted: dict[Any, Any] = {}
-        outer = _current.get()
+        outer = entered()
         while outer is not None and outer.over:
             outer = outer.outer
 
@@ -102,7 +99,7 @@ class Scope:
         Out of order, or in another context than the one it was entered in, the ContextVar cannot
         be reset. The scope is then over wherever it is still seen: no tenant stays behind.
         """
-        if _current.get() is self:
+        if entered() is self:
             try:
                 _current.reset(self.token)
                 return
@@ -114,11 +111,13 @@ class Scope:
 
 
 _current: ContextVar[Scope | None] = ContextVar("partywall_scope", default=None)
+# What was entered last: it may be over, and it may bind nothing.
+entered = _current.get
 
 
 def active_scope() -> Scope | None:
     """The innermost scope that binds something: a tenant, or a reason to do without one."""
-    scope = _current.get()
+    scope = entered()
     while scope is not None and (scope.over or (scope.context is None and scope.reason is None)):
         scope = scope.outer
 
@@ -150,7 +149,7 @@ class Enterable:
 
     def _take(self, *, alone: bool = False) -> Scope:
         """The scope that is being left: the innermost one here, or one entered elsewhere."""
-        scope = _current.get()
+        scope = entered()
         if self._entered and self._entered[-1] is scope:
             return self._entered.pop()
 
@@ -388,16 +387,7 @@ def _astepwise(
 
 
 def as_context(tenant: TenantId | TenantContext) -> TenantContext:
-    if isinstance(tenant, TenantContext):
-        return tenant
-
-    # Others may not even be hashable.
-    return _context(tenant) if isinstance(tenant, _ID) else TenantContext(tenant)
-
-
-@functools.lru_cache(maxsize=16384, typed=True)
-def _context(tenant: TenantId) -> TenantContext:
-    return TenantContext(tenant)
+    return tenant if isinstance(tenant, TenantContext) else TenantContext(tenant)
 
 
 def drop(awaitable: object) -> None:
@@ -408,9 +398,6 @@ def drop(awaitable: object) -> None:
 
 def _check(tenant: object) -> None:
     if isinstance(tenant, str):
-        if tenant.strip():
-            return
-
         raise refused(MalformedTenantError(f"A tenant cannot be blank, but got {tenant!r}."))
 
     if isinstance(tenant, (int, uuid.UUID)) and not isinstance(tenant, bool):

@@ -21,9 +21,9 @@ from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from . import canary, rawsql, references
+from . import canary, ownership, rawsql, references
 from .compilers import DDLCompiler, ExecutionContext
-from .context import Scope, active_scope
+from .context import Scope, active_scope, entered
 from .errors import TenancyError, UnscopedStatementError, refused
 from .ownership import lock, marks, on_first_mark, owned_names
 from .pins import pin_sessions
@@ -36,7 +36,9 @@ _Classes = tuple[type[Any], type[Any], type[Any]]
 
 @dataclass(slots=True)
 class _Copies:
+    # Of `ownership`: no copy is used that was made before a table became owned.
     marks: int
+    epoch: int
     walled: Dialect
     reading: Dialect
     writing: Dialect
@@ -51,12 +53,17 @@ def _current_dialect(connection: Any) -> Any:
     """The twin for whoever's turn it is."""
     dialect = connection.engine.dialect
     copies: _Copies | None = dialect.__dict__.get(_COPIES)
-    if copies is None or copies.marks != marks():
+    if copies is None or copies.epoch != ownership.epoch:
         if not isinstance(dialect.statement_compiler, type):
             # A stand-in, as tests have it: it compiles nothing.
             return dialect
 
         copies = _copies_of(dialect)
+
+    scope = entered()
+    if scope is None or (scope.context is not None and not scope.over):
+        # SQLAlchemy asks six times a statement, and this is whose turn it is as a rule.
+        return copies.walled
 
     scope = active_scope()
     if scope is None or scope.context is not None:
@@ -85,26 +92,23 @@ def _install() -> None:
 
 
 def _copies_of(dialect: Any) -> _Copies:
-    as_of = marks()
-    copies: _Copies | None = vars(dialect).get(_COPIES)
-    if copies is not None and copies.marks == as_of:
-        return copies
-
     with lock:
-        copies = vars(dialect).get(_COPIES)
+        as_of, epoch = marks(), ownership.epoch
+        copies: _Copies | None = vars(dialect).get(_COPIES)
         if copies is None or copies.marks != as_of:
-            copies = vars(dialect)[_COPIES] = _copy(dialect, as_of)
+            copies = vars(dialect)[_COPIES] = _copy(dialect, as_of, epoch)
 
+        copies.epoch = epoch
         return copies
 
 
-def _copy(dialect: Any, as_of: int) -> _Copies:
+def _copy(dialect: Any, as_of: int, epoch: int) -> _Copies:
     classes: _Classes | None = vars(dialect).get(_CLASSES)
     if classes is not None:
-        return _Copies(as_of, *(_twin(dialect, cls) for cls in classes))
+        return _Copies(as_of, epoch, *(_twin(dialect, cls) for cls in classes))
 
     classes = _classes_for(dialect)
-    copies = _Copies(as_of, *(_twin(dialect, cls) for cls in classes))
+    copies = _Copies(as_of, epoch, *(_twin(dialect, cls) for cls in classes))
     if _supported(dialect):
         canary.sing(copies.walled)
 
@@ -172,12 +176,17 @@ def _reset_context(dialect: Any) -> None:
 
 def _batches(base: type[Any]) -> Any:
     def batches(self: Any, *args: Any) -> Iterator[Any]:
-        context = args[-1]
-        for batch in base._deliver_insertmanyvalues_batches(self, *args):
-            context.batch = (batch.replaced_statement, batch.replaced_parameters)
-            yield batch
+        made: Iterator[Any] = base._deliver_insertmanyvalues_batches(self, *args)
+        return _noted(made, args[-1]) if _WATCHED in vars(self) else made
 
     return batches
+
+
+def _noted(batches: Iterator[Any], context: Any) -> Iterator[Any]:
+    """For the events, which see one batch at a time."""
+    for batch in batches:
+        context.batch = (batch.replaced_statement, batch.replaced_parameters)
+        yield batch
 
 
 def _twin(dialect: Any, cls: type[Any]) -> Any:

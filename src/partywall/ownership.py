@@ -202,7 +202,7 @@ def tenant_types(names: Iterable[str]) -> list[TypeEngine[Any]]:
 
 def marks() -> int:
     """Changes whenever a table becomes owned: what was compiled before that is out of date."""
-    if _read_as_of != _epoch:
+    if _read_as_of != epoch:
         _own_associations()
 
     return _marks
@@ -241,7 +241,7 @@ lock = _CONFIGURE_MUTEX
 _marks = 0
 _registries: WeakSet[registry] = WeakSet()
 # Moves with every mark and every mapper; the mappers' relationships were read as of an earlier one.
-_epoch = 0
+epoch = 0
 _read_as_of = 0
 _reading = False
 _named: dict[str, WeakSet[Table]] = {}
@@ -535,8 +535,8 @@ def _own_associations() -> None:
 
         _reading = True
         try:
-            while _read_as_of != _epoch:
-                as_of = _epoch
+            while _read_as_of != epoch:
+                as_of = epoch
                 for table in _secondaries():
                     _own_association(table)
 
@@ -626,19 +626,19 @@ def _place(table: TableClause, default_schema: str | None) -> str:
 
 
 def _changed() -> None:
-    global _marks, _epoch
+    global _marks, epoch
     with lock:
         _marks += 1
-        _epoch += 1
+        epoch += 1
         while _on_first_mark:
             _on_first_mark.pop()()
 
 
 def _read_again(mapper: Mapper[Any] | None = None) -> None:
     """There is a mapper more, or those that there are say more than before."""
-    global _epoch, _registries
+    global epoch, _registries
     with lock:
-        _epoch += 1
+        epoch += 1
         if mapper is not None and mapper.registry not in _registries:
             _registries = WeakSet([*_registries, mapper.registry])
 

@@ -8,130 +8,141 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.orm import Session, class_mapper
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import Session, SessionTransaction, class_mapper
 
 from .context import Scope, TenantId, active_scope
 from .errors import CrossTenantAccessError, MissingTenantContextError, refused
-from .ownership import tenant_attributes
+from .ownership import on_first_mark, tenant_attributes
 from .predicate import same_tenant
 
-_PIN = "_partywall_pin"
-_SESSIONS = "_partywall_sessions"
-_USED = "_partywall_used"
+# What is kept on SQLAlchemy's objects, and what it is where nothing is kept. As attributes: to ask for
+# the dictionary of an object would slow down every other attribute that it has.
+_KEPT: list[tuple[type[Any], str, Any]] = [
+    (Session, "_partywall_pin", None),
+    (SessionTransaction, "_partywall_used", False),
+    (Connection, "_partywall_sessions", ()),
+]
 
 if TYPE_CHECKING:
 
     class _IdentityMap:
         _dict: dict[Any, Any]
-        _partywall_pin: Pin
 
         def get(self, key: Any, default: Any = None) -> Any: ...
         def __getitem__(self, key: Any) -> Any: ...
+        def __len__(self) -> int: ...
         def values(self) -> list[Any]: ...
 
 else:
     _IdentityMap = object
 
 
-class Pin:
-    """Whose a session is: a tenant's, or (None) that of an unscoped block."""
-
-    __slots__ = ("forged", "scope", "tenant")
-
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
-        self.tenant: TenantId | None = None if scope.context is None else scope.context.tenant_id
-        self.forged: set[Any] = set()
-
-    def serves(self, scope: Scope) -> bool:
-        if scope is self.scope:
-            return True
-
-        if scope.context is None or self.tenant is None:
-            return scope.context is None and self.tenant is None
-
-        return same_tenant(scope.context.tenant_id, self.tenant)
-
-
-def pin(session: Any, scope: Scope) -> Pin:
+def pin(session: Any, scope: Scope) -> Pinned:
     """The first use decides whose the session is; nobody else uses it until it is emptied."""
-    mine: Pin | None = session.__dict__.get(_PIN)
-    held = session.identity_map
-    pinned = held.__dict__.get(_PIN)
-    if mine is not None and mine.scope is scope and pinned is mine:
-        return mine
+    mine = pin_of(session)
+    held: Pinned = session.identity_map
+    if held is mine and held.scope is scope:
+        return held
 
-    if mine is None or not mine.serves(scope):
-        if mine is not None and (is_used(session) or session.new or session.deleted or len(held)):
+    if mine is not None and not mine.serves(scope):
+        if is_used(session) or session.new or session.deleted or len(held):
             raise refused(_other_tenant(mine, scope))
 
-        mine = session.__dict__[_PIN] = Pin(scope)
+        mine = None
 
-    mine.scope = scope
-    if pinned is not mine:
-        mine.forged.clear()
+    if held is not mine:
         if len(held):
             held.__class__ = _pinned(type(held))
         else:
             # Not a change of class: an object of its own keeps its attributes fast.
             held = session.identity_map = _pinned(type(held))()
 
-        held.__dict__[_PIN] = mine
+        session._partywall_pin = held
 
-    return mine
+    held.scope = scope
+    return held
 
 
-def pin_of(session: Any) -> Pin | None:
-    mine: Pin | None = session.__dict__.get(_PIN)
+def pin_of(session: Any) -> Pinned | None:
+    """Whose a session is; not necessarily its present identity map, which may have been emptied."""
+    mine: Pinned | None = session._partywall_pin
     return mine
 
 
 def follow(session: Session, connection: Any) -> None:
     """Remember for whom a connection works: rarely more than one session."""
-    links = connection.__dict__.get(_SESSIONS, ())
+    links = connection._partywall_sessions
     if links:
         links = [link for link in links if link() not in (None, session)]
 
-    connection.__dict__[_SESSIONS] = (*links, weakref.ref(session))
+    connection._partywall_sessions = (*links, weakref.ref(session))
 
 
 def leave(connection: Any) -> Any:
     """Forget it for a while; give what is returned to `resume`."""
-    return connection.__dict__.pop(_SESSIONS, ())
+    links = connection._partywall_sessions
+    connection._partywall_sessions = ()
+    return links
 
 
 def resume(connection: Any, links: Any) -> None:
-    connection.__dict__[_SESSIONS] = links
+    connection._partywall_sessions = links
 
 
 def sessions_of(connection: Any) -> list[Any]:
     """The sessions that are in a transaction on a connection."""
-    sessions = [link() for link in connection.__dict__.get(_SESSIONS, ())]
+    sessions = [link() for link in connection._partywall_sessions]
     return [session for session in sessions if session is not None and session.in_transaction()]
 
 
 def pin_sessions(connection: Any) -> None:
     """A connection that is used for a scope serves it with all of its sessions."""
-    scope = active_scope()
+    links = connection._partywall_sessions
+    scope = active_scope() if links else None
     if scope is None:
         return
 
-    for link in connection.__dict__.get(_SESSIONS, ()):
+    for link in links:
         session = link()
         transaction = None if session is None else session.get_transaction()
         if transaction is not None:
             pin(session, scope)
-            transaction.__dict__[_USED] = True
+            transaction._partywall_used = True
 
 
 def is_used(session: Any) -> bool:
     """Whether owned rows were used in the transaction that the session is in."""
-    transaction = session.get_transaction()
-    return transaction is not None and _USED in transaction.__dict__
+    transaction: Any = session.get_transaction()
+    return transaction is not None and transaction._partywall_used
 
 
-class _PinnedIdentityMap(_IdentityMap):
-    """Answers from memory only under the tenant that the session serves."""
+class Pinned(_IdentityMap):
+    """An identity map that answers only under the tenant that the session serves.
+
+    It serves a tenant or, like the scope that used it last, an unscoped block.
+    """
+
+    scope: Scope
+    # What was attached as stored but not loaded: no proof that such a row is the tenant's.
+    forged: set[Any] | None = None
+
+    @property
+    def tenant(self) -> TenantId | None:
+        return None if self.scope.context is None else self.scope.context.tenant_id
+
+    def serves(self, scope: Scope) -> bool:
+        if scope is self.scope:
+            return True
+
+        if scope.context is None or self.scope.context is None:
+            return scope.context is self.scope.context
+
+        return same_tenant(scope.context.tenant_id, self.scope.context.tenant_id)
+
+    def doubt(self, key: Any) -> None:
+        self.forged = {key} if self.forged is None else self.forged
+        self.forged.add(key)
 
     def get(self, key: Any, default: Any = None) -> Any:
         if key not in self._dict:
@@ -154,16 +165,15 @@ class _PinnedIdentityMap(_IdentityMap):
 
     def _refuse_others(self, key: Any) -> None:
         scope = active_scope()
-        mine = self._partywall_pin
-        if scope is mine.scope or (scope is not None and mine.serves(scope)):
-            if mine.forged and key in mine.forged:
+        if scope is self.scope or (scope is not None and self.serves(scope)):
+            if self.forged is not None and key in self.forged:
                 _refuse_forged(self._dict[key], scope)
 
             return
 
         if tenant_attributes(class_mapper(key[0])) is not None:
             raise refused(
-                MissingTenantContextError() if scope is None else _other_tenant(mine, scope)
+                MissingTenantContextError() if scope is None else _other_tenant(self, scope)
             )
 
 
@@ -189,19 +199,25 @@ def belongs_elsewhere(state: Any, found: Any, tenant: TenantId) -> CrossTenantAc
     )
 
 
+@on_first_mark
+def _install() -> None:
+    for kept_on, name, nothing in _KEPT:
+        setattr(kept_on, name, nothing)
+
+
 _pinned_classes: dict[Any, Any] = {}
 
 
 def _pinned(base: Any) -> Any:
     known = _pinned_classes.get(base)
     if known is None:
-        pinned = type("PinnedIdentityMap", (_PinnedIdentityMap, base), {})
+        pinned = type("PinnedIdentityMap", (Pinned, base), {})
         known = _pinned_classes[base] = _pinned_classes[pinned] = pinned
 
     return known
 
 
-def _other_tenant(mine: Pin, scope: Scope) -> CrossTenantAccessError:
+def _other_tenant(mine: Pinned, scope: Scope) -> CrossTenantAccessError:
     current = None if scope.context is None else scope.context.tenant_id
     serves = "an unscoped block" if mine.tenant is None else f"tenant {mine.tenant!r}"
     now = "this is unscoped" if current is None else f"the current tenant is {current!r}"

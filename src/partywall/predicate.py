@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import (
@@ -48,7 +49,9 @@ class TenantParameter(BindParameter[Any]):
     def effective_value(self) -> Any:
         # NULL, which no row equals, for those who compile without a tenant to look at the SQL.
         scope = active_scope()
-        return None if scope is None else tenant_value(scope, self.type)
+        return (
+            None if scope is None else scope.fitted.get(self.type) or tenant_value(scope, self.type)
+        )
 
 
 class ExactParameter(TenantParameter):
@@ -148,10 +151,9 @@ def column_in(table: FromClause, column: ColumnClause[Any]) -> GuardColumn:
     return GuardColumn(column.name, column.type, _selectable=table)
 
 
-@functools.lru_cache(maxsize=16384, typed=True)
 def fit(tenant: TenantId, type_: TypeEngine[Any]) -> Any:
     """The tenant as a value of a column's type; one that does not fit is an error, never a match."""
-    fitted = _fitted(tenant, type_)
+    fitted = _fitter(type_)(tenant)
     if fitted is None:
         raise refused(
             MalformedTenantError(
@@ -164,36 +166,32 @@ def fit(tenant: TenantId, type_: TypeEngine[Any]) -> Any:
     return fitted
 
 
-def _fitted(tenant: TenantId, type_: TypeEngine[Any]) -> Any:
+# By type and not by tenant: of those there may be many, and a cache of many is slower than the work.
+@functools.lru_cache(maxsize=1024)
+def _fitter(type_: TypeEngine[Any]) -> Callable[[TenantId], Any]:
+    """What makes a value of the type of a tenant, and None of one that does not fit."""
     if isinstance(type_, TypeDecorator):
         if not _converts(type_):
-            return _fitted(tenant, type_.impl_instance)
+            return _fitter(type_.impl_instance)
 
         if _python_type(type_) is uuid.UUID:
-            return _as_uuid(tenant)
+            return _as_uuid
 
-        return str(tenant) if isinstance(tenant, int) and may_collate(type_) else tenant
+        return _as_written if may_collate(type_) else _as_it_is
 
     if isinstance(type_, NullType):
-        return tenant
+        return _as_it_is
 
     if isinstance(type_, Uuid):
-        found = _as_uuid(tenant)
-        return found if type_.as_uuid or found is None else str(found)
+        return _as_uuid if type_.as_uuid else _as_uuid_text
 
     if isinstance(type_, Enum):
-        return _as_enum(tenant, type_)
+        return functools.partial(_as_enum, type_)
 
     if isinstance(type_, (Integer, Numeric)):
-        return _as_int(tenant)
+        return _as_int
 
-    text = str(tenant)
-    if isinstance(type_, CHAR) and text.endswith(" "):
-        # Filled up with spaces, it would be another tenant's.
-        return None
-
-    fits = isinstance(type_, String) and (type_.length is None or len(text) <= type_.length)
-    return text if fits else None
+    return functools.partial(_as_text, type_) if isinstance(type_, String) else _as_nothing
 
 
 def same_tenant(value: Any, tenant: TenantId, type_: TypeEngine[Any] | None = None) -> bool:
@@ -218,7 +216,7 @@ def same_tenant(value: Any, tenant: TenantId, type_: TypeEngine[Any] | None = No
         # PostgreSQL gives it back filled up.
         value = value.rstrip(" ")
 
-    return bool(_fitted(value, type_) == fitted)
+    return bool(_fitter(type_)(value) == fitted)
 
 
 def _same_written(value: TenantId, tenant: TenantId) -> bool:
@@ -311,6 +309,27 @@ def _is_null(column: ColumnElement[Any]) -> ColumnElement[bool]:
     return column.is_(None)
 
 
+def _as_it_is(tenant: TenantId) -> TenantId:
+    return tenant
+
+
+def _as_nothing(tenant: TenantId) -> None:
+    return None
+
+
+def _as_written(tenant: TenantId) -> TenantId:
+    return str(tenant) if isinstance(tenant, int) else tenant
+
+
+def _as_text(type_: String, tenant: TenantId) -> str | None:
+    text = str(tenant)
+    if type_.length is not None and len(text) > type_.length:
+        return None
+
+    # Filled up with spaces, it would be another tenant's.
+    return None if isinstance(type_, CHAR) and text.endswith(" ") else text
+
+
 def _as_int(tenant: TenantId) -> int | None:
     if isinstance(tenant, int):
         return tenant
@@ -332,7 +351,12 @@ def _as_uuid(tenant: TenantId) -> uuid.UUID | None:
     return found if str(tenant).lower() in (str(found), found.hex) else None
 
 
-def _as_enum(tenant: TenantId, type_: Enum) -> Any:
+def _as_uuid_text(tenant: TenantId) -> str | None:
+    found = _as_uuid(tenant)
+    return None if found is None else str(found)
+
+
+def _as_enum(type_: Enum, tenant: TenantId) -> Any:
     if type_.enum_class is None:
         return tenant if tenant in type_.enums else None
 

@@ -336,7 +336,7 @@ def _not_held(
             yield key
             continue
 
-        if identity in held and identity not in mine.forged:
+        if identity in held and identity not in (mine.forged or ()):
             continue
 
         added = _added(sessions[0]) if added is None else added

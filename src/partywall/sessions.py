@@ -39,8 +39,8 @@ def _pin_attached(session: Session, state: Any) -> None:
 
     mine = pin(session, scope)
     if state.key is not None:
-        # Claimed to be stored, but not loaded here: no proof that the row is the tenant's.
-        mine.forged.add(state.key)
+        # Claimed to be stored, but not loaded here.
+        mine.doubt(state.key)
         if state.dict.keys() <= _NOTHING:
             _check_when_filled(session, state)
 
@@ -70,9 +70,8 @@ def _check_when_filled(session: Session, state: Any) -> None:
 def _refuse_foreign_object(state: Any, attributes: Iterable[TenantAttribute]) -> None:
     values = state.dict
     for attribute in attributes:
-        value = values.get(attribute.key)
-        if value is not None:
-            _refuse_foreign_value(state, attribute, value)
+        if attribute.key in values and values[attribute.key] is not None:
+            _refuse_foreign_value(state, attribute, values[attribute.key])
 
 
 def _pin_flush(session: Session, flush_context: Any, instances: Any) -> None:
@@ -106,9 +105,12 @@ class _Objects:
         # SQLAlchemy asks again for as long as cascades bring further objects.
         states = flush_context.states
         if len(states) > self._known:
-            scope = active_scope()
+            scope, mapper, attributes = active_scope(), None, None
             for state in islice(states, self._known, None):
-                attributes = tenant_attributes(state.mapper)
+                if state.mapper is not mapper:
+                    mapper = state.mapper
+                    attributes = tenant_attributes(mapper)
+
                 if not attributes:
                     continue
 

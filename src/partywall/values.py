@@ -83,7 +83,7 @@ class Values(Texts):
         """Put the current tenant into the parameters of an execution; refuse any other."""
         scope = scope_now()
         for name, (type_, optional) in self.tenants.items():
-            fitted = tenant_value(scope, type_)
+            fitted = scope.fitted.get(type_) or tenant_value(scope, type_)
             for row in rows:
                 given = row[name]
                 row[name] = fitted

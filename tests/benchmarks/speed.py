@@ -24,9 +24,9 @@ from typing import Any
 
 from workload import OPERATIONS, READS, TENANTS
 
-SLICE_NS = 20_000_000
-FULL = {"sets": 10, "laps": 2, "executions": 100_000}
-QUICK = {"sets": 3, "laps": 1, "executions": 20_000}
+SLICE_NS = 100_000_000
+FULL = {"sets": 5, "laps": 1, "executions": 100_000}
+QUICK = {"sets": 1, "laps": 1, "executions": 20_000}
 TARGETS = {
     "insert_of_10": 1.05,
     "insert_of_10_children": 1.05,
@@ -220,7 +220,7 @@ def progress(text: str) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a minute, and coarser figures")
+    parser.add_argument("--quick", action="store_true", help="some minutes, and coarser figures")
     parser.add_argument("--only", nargs="+", choices=OPERATIONS, help="these operations alone")
     parser.add_argument("--models", nargs="+", type=int, default=[5, 200])
     return parser.parse_args()
