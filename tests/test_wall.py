@@ -149,6 +149,34 @@ def test_a_connection_that_was_open_before_the_first_mark_is_guarded() -> None:
     assert done.stdout == "guarded\n"
 
 
+EVERY_TABLE = """
+from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, event, select
+from partywall import tenant_scope, tenant_table
+
+@event.listens_for(Table, "after_parent_attach")
+def own(table, metadata):
+    table.append_column(Column("tenant_id", String))
+    tenant_table(table)
+
+with create_engine("sqlite://").connect() as connection:
+    t = Table("t", MetaData(), Column("id", Integer))
+    t.create(connection)
+    for tenant in ("acme", "globex"):
+        with tenant_scope(tenant):
+            connection.execute(t.insert(), [{"id": len(tenant)}])
+
+    with tenant_scope("acme"):
+        print(connection.execute(select(t.c.id)).all())
+"""
+
+
+def test_an_application_may_mark_every_table_as_it_is_made() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_TABLE], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[(4,)]\n"
+
+
 def test_an_unknown_dialect_is_refused_for_owned_tables_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,7 +6,6 @@ calls what the wall is built on, nothing is executed with it.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -47,21 +46,20 @@ def sing(dialect: Dialect) -> None:
             )
 
 
-@functools.cache
-def _room() -> Table:
-    return own(
-        Table(
-            "partywall_canary",
-            MetaData(),
-            Column("id", Integer, primary_key=True),
-            Column("canary_tenant", String(50)),
-        ),
-        column="canary_tenant",
-    )
+# Made on import, before a listener of the application's could take it for one of its own tables.
+_ROOM = own(
+    Table(
+        "partywall_canary",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("canary_tenant", String(50)),
+    ),
+    column="canary_tenant",
+)
 
 
 def _statements(dialect: Dialect) -> Iterator[tuple[str, Any, int]]:
-    room = _room()
+    room = _ROOM
     other = room.alias("other")
     linked = room.c.id == other.c.id
     yield "SELECT", select(room.c.id), 1
