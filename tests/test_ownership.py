@@ -7,6 +7,7 @@ import pickle
 import uuid
 from collections.abc import Iterator
 from typing import Any
+from weakref import ref
 
 import pytest
 from sqlalchemy import (
@@ -557,3 +558,17 @@ def test_an_association_belongs_also_to_a_parent_that_is_marked_later(engine: En
 
     with tenant_scope("globex"), engine.connect() as connection:
         assert connection.execute(select(link)).all() == []
+
+
+def test_a_class_is_forgotten_that_nobody_uses_though_its_table_stays() -> None:
+    table = tenant_table(original("ownership_outlived", Column("tenant_id", String(20))))
+
+    class Brief:
+        pass
+
+    mapped = registry()
+    mapped.map_imperatively(Brief, table)
+    gone = ref(Brief)
+    del Brief, mapped
+    gc.collect()
+    assert gone() is None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, overload
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from sqlalchemy import Column, ForeignKeyConstraint, Table, event
 from sqlalchemy.exc import NoReferenceError
@@ -250,7 +250,7 @@ _named: dict[str, WeakSet[Table]] = {}
 class _Entry:
     """What is known of one marked table; kept on the table itself, so that it dies with it."""
 
-    __slots__ = ("mapper", "mark", "name", "original", "ownership", "resolving")
+    __slots__ = ("_mapper", "mark", "name", "original", "ownership", "resolving")
 
     def __init__(
         self,
@@ -266,6 +266,15 @@ class _Entry:
         self.original = original
         self.ownership: Ownership | None = None
         self.resolving = False
+
+    @property
+    def mapper(self) -> Mapper[Any] | None:
+        return None if self._mapper is None else self._mapper()
+
+    @mapper.setter
+    def mapper(self, mapper: Mapper[Any] | None) -> None:
+        # A table may outlive the class that is mapped to it.
+        self._mapper = None if mapper is None else ref(mapper)
 
     def __reduce__(self) -> Any:
         # A pickled table comes back unmarked, and is then known by its name.
