@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Uuid,
     create_engine,
+    event,
     select,
 )
 from sqlalchemy.engine import Engine
@@ -38,6 +39,7 @@ from sqlalchemy.pool import StaticPool
 from partywall import (
     ConfigurationError,
     CrossTenantAccessError,
+    CrossTenantReferenceError,
     MissingTenantContextError,
     tenant_aware,
     tenant_scope,
@@ -572,3 +574,131 @@ def test_a_class_is_forgotten_that_nobody_uses_though_its_table_stays() -> None:
     del Brief, mapped
     gc.collect()
     assert gone() is None
+
+
+@pytest.fixture
+def floors(engine: Engine) -> tuple[type[Any], type[Any], type[Any]]:
+    """A joined hierarchy and what refers to it, each table marked by itself and before its class."""
+    metadata = MetaData()
+
+    def table(name: str, *columns: Any) -> Table:
+        return tenant_table(Table(name, metadata, *columns, Column("tenant_id", String(20))))
+
+    floor = table(
+        "floors", Column("code", String(20), primary_key=True), Column("kind", String(20))
+    )
+    attic = table("attics", Column("code", ForeignKey("floors.code"), primary_key=True))
+    room = table(
+        "rooms",
+        Column("id", Integer, primary_key=True),
+        Column("floor_code", ForeignKey("floors.code")),
+        Column("attic_code", ForeignKey("attics.code")),
+    )
+
+    class Floor:
+        pass
+
+    class Attic(Floor):
+        pass
+
+    class Room:
+        pass
+
+    mapped, hidden = registry(metadata=metadata), ["tenant_id"]
+    mapped.map_imperatively(
+        Floor,
+        floor,
+        polymorphic_on=floor.c.kind,
+        polymorphic_identity="floor",
+        exclude_properties=hidden,
+        properties={
+            "rooms": relationship(
+                Room, foreign_keys=room.c.floor_code, passive_updates=False, order_by=room.c.id
+            )
+        },
+    )
+    mapped.map_imperatively(
+        Attic, attic, inherits=Floor, polymorphic_identity="attic", exclude_properties=hidden
+    )
+    mapped.map_imperatively(
+        Room,
+        room,
+        exclude_properties=hidden,
+        properties={"attic": relationship(Attic, foreign_keys=room.c.attic_code)},
+    )
+    metadata.create_all(engine)
+    return Floor, Attic, Room
+
+
+def sent_to(engine: Engine) -> list[str]:
+    sent: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: sent.append(args[2].split()[0]))
+    return sent
+
+
+def test_no_parent_is_looked_up_that_the_same_flush_adds_or_renames(
+    engine: Engine, floors: tuple[Any, Any, Any]
+) -> None:
+    _, attic_class, room_class = floors
+    for tenant in ("globex", "acme"):
+        with tenant_scope(tenant), Session(engine) as session:
+            attic, room = attic_class(), room_class()
+            attic.code, attic.rooms, room.attic = f"of {tenant}", [room], attic
+            session.add(attic)
+            sent = sent_to(engine)
+            session.flush()
+            assert sent == ["INSERT", "INSERT", "INSERT"]
+            room.attic = None
+            session.commit()
+
+    with tenant_scope("acme"), Session(engine) as session:
+        (attic,) = session.scalars(select(attic_class)).all()
+        assert len(attic.rooms) == 1
+        attic.code = "renamed"
+        sent = sent_to(engine)
+        session.flush()
+        assert "SELECT" not in sent
+        session.commit()
+
+    with engine.connect() as connection, unscoped("what is stored"):
+        stored = connection.exec_driver_sql("SELECT tenant_id, floor_code FROM rooms").all()
+        assert sorted(stored) == [("acme", "renamed"), ("globex", "of globex")]
+
+
+def test_a_floor_of_ones_own_does_not_vouch_for_an_attic(
+    engine: Engine, floors: tuple[Any, Any, Any]
+) -> None:
+    floor_class, _, room_class = floors
+    with unscoped("rows that do not fit", write=True), engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO floors VALUES ('x', 'floor', 'acme')")
+        connection.exec_driver_sql("INSERT INTO attics VALUES ('x', 'globex')")
+
+    with tenant_scope("acme"), Session(engine) as session:
+        session.scalars(select(floor_class)).one()
+        room = room_class()
+        room.attic_code = "x"
+        session.add(room)
+        with pytest.raises(CrossTenantReferenceError, match="does not belong to the current"):
+            session.flush()
+
+
+def test_a_parent_that_is_renamed_and_deleted_does_not_vouch_for_its_new_name(
+    engine: Engine, floors: tuple[Any, Any, Any]
+) -> None:
+    floor_class, _, room_class = floors
+    for tenant in ("globex", "acme"):
+        with tenant_scope(tenant), Session(engine) as session:
+            floor = floor_class()
+            floor.code = f"of {tenant}"
+            session.add(floor)
+            session.commit()
+
+    with tenant_scope("acme"), Session(engine) as session:
+        floor = session.scalars(select(floor_class)).one()
+        floor.code = "of globex"
+        session.delete(floor)
+        room = room_class()
+        room.floor_code = "of globex"
+        session.add(room)
+        with pytest.raises(CrossTenantReferenceError, match="does not belong to the current"):
+            session.flush()

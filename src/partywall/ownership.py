@@ -673,8 +673,8 @@ def _own_if_marked(mapper: Mapper[Any], cls: type[Any]) -> None:
         entry = _entry_of(mapper.inherits.local_table)
         mark = None if entry is None else entry.mark
 
-    marked = None if mapper.inherits else _entry_of(mapper.local_table)
-    if marked is not None:
+    marked = _entry_of(mapper.local_table)
+    if marked is not None and not mapper.single:
         # The newest: mappers can be cleared away and made anew.
         marked.mapper = mapper
 

@@ -11,7 +11,7 @@ import datetime
 import decimal
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy import Column, Integer, Table, bindparam, inspect, null, select, text, tuple_
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import NoReferenceError
+from sqlalchemy.orm import Mapper, object_mapper
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
     BinaryExpression,
@@ -328,19 +329,22 @@ def _not_held(
         yield from keys
         return
 
-    held = sessions[0].identity_map
-    added: set[Any] | None = None
+    held, forged = sessions[0].identity_map, mine.forged or ()
+    written: dict[Any, Mapper[Any]] | None = None
     for key in keys:
         identity = mapper.identity_key_from_primary_key(key)
         if not _is_plain(key):
             yield key
             continue
 
-        if identity in held and identity not in (mine.forged or ()):
+        found = held.get(identity)
+        sure = found is not None and identity not in forged
+        if sure and object_mapper(found).isa(mapper):
             continue
 
-        added = _added(sessions[0]) if added is None else added
-        if identity[:2] not in added:
+        written = _written(sessions[0], forged) if written is None else written
+        known = written.get(identity[:2])
+        if known is None or not known.isa(mapper):
             yield key
 
 
@@ -348,19 +352,26 @@ def _is_plain(key: tuple[Any, ...]) -> bool:
     return all(type(value) in _PLAIN for value in key)
 
 
-def _added(session: Any) -> set[Any]:
-    """What a flush is about to add. Outside of one, a pending object is no proof of a row."""
-    found: set[Any] = set()
+def _written(session: Any, forged: Container[Any]) -> dict[Any, Mapper[Any]]:
+    """What a flush adds, or gives another key. Outside of one, that is no proof of a row."""
+    found: dict[Any, Mapper[Any]] = {}
     if not session._flushing:
         return found
 
-    for instance in session.new:
-        state: Any = inspect(instance)
+    renamed = (
+        state
+        for state in session.identity_map._modified
+        if not state.mapper._primary_key_propkeys.isdisjoint(state.committed_state)
+        and state.key not in forged
+        and state not in session._deleted
+    )
+    states: Iterable[Any] = (*map(inspect, session.new), *renamed)
+    for state in states:
         key = tuple(
             state.dict.get(state.mapper.get_property_by_column(column).key)
             for column in state.mapper.primary_key
         )
-        found.add((state.mapper.base_mapper.class_, key))
+        found[state.mapper.base_mapper.class_, key] = state.mapper
 
     return found
 
