@@ -568,6 +568,20 @@ def test_a_text_as_a_criterion(shared: Engine, fragment: str) -> None:
         assert found.all() == ["N1", "N3"]
 
 
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+@pytest.mark.parametrize("name", [r"C:\jobs\x", "a\\", r"\' OR 1 = 1 -- ", r"\\''\x"])
+def test_a_value_with_backslashes_is_written_into_the_sql(shared: Engine, name: str) -> None:
+    literally = bindparam("name", name, literal_execute=True)
+    several = bindparam("names", [name], expanding=True, literal_execute=True)
+    for whose in TENANTS:
+        with tenant_scope(whose), Session(shared) as session:
+            session.add(Job(name=name))
+            session.flush()
+            assert session.scalars(select(J.c.name).where(J.c.name == literally)).all() == [name]
+            assert session.scalars(select(J.c.name).where(J.c.name.in_(several))).all() == [name]
+            session.commit()
+
+
 @legitimate
 def text_in_every_other_place(session: Session) -> None:
     ordered = select(J.c.name).order_by(text("pay DESC"), literal_column("name"))

@@ -33,7 +33,9 @@ _PLAIN_TYPE = re.compile(
     r"(?:\(\d+(?:, ?\d+)?\))?(?: with(?:out)? time zone)?(?:\[\])*",
     re.IGNORECASE,
 )
-_PLAIN_LITERAL = re.compile(r"-?[\d.]+|null|true|false|[a-z]?'(?:[^'\\]|'')*'", re.IGNORECASE)
+# Two backslashes end no string in either reading; one does not where it is no escape.
+_PLAIN_LITERAL = re.compile(r"-?[\d.]+|null|true|false|[a-z]?'(?:[^'\\]|''|\\\\)*'", re.IGNORECASE)
+_UNESCAPED_LITERAL = re.compile(r"'(?:[^']|'')*'")
 _COMMENTS = ("--", "/*", "#", ";")
 _TELLING = frozenset(string.ascii_letters + "_'\"`\\()[];#")
 
@@ -149,13 +151,20 @@ class Texts(Compiler):
 
     def render_literal_value(self, value: Any, type_: Any) -> str:
         rendered = super().render_literal_value(value, type_)
-        if not _PLAIN_LITERAL.fullmatch(rendered):
+        if not self._is_plain(rendered):
             self.note(rendered)
             if self.done and (self.guarded or owned_names() & self._scan(rendered).names):
                 # Rendered when the statement executes, past the last look.
                 raise refused(raw_sql([]))
 
         return rendered
+
+    def _is_plain(self, literal: str) -> bool:
+        if _PLAIN_LITERAL.fullmatch(literal):
+            return True
+
+        escapes = getattr(self.dialect, "_backslash_escapes", False)
+        return not escapes and _UNESCAPED_LITERAL.fullmatch(literal) is not None
 
     def visit_cte(self, cte: Any, asfrom: bool = False, **kw: Any) -> Any:
         if asfrom:
