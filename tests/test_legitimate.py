@@ -1550,6 +1550,53 @@ def test_each_tenant_column_has_a_type_of_its_own(shared: Engine) -> None:
     assert _stored(shared, "SELECT tenant_id FROM by_other_prefix") == [("b-acme",), ("b-globex",)]
 
 
+class Swapped(enum.Enum):
+    acme = "globex"
+    globex = "acme"
+
+
+def _values(members: type[enum.Enum]) -> list[str]:
+    return [member.value for member in members]
+
+
+LIKE_EACH_OTHER = {
+    "names": Enum(Swapped, name="legitimate_names"),
+    "values": Enum(Swapped, name="legitimate_values", values_callable=_values),
+    "strings": Enum(*TENANTS, name="legitimate_strings"),
+    "text": String(32),
+    "uuid": String(32).with_variant(postgresql.UUID(), "postgresql"),
+}
+
+
+@pytest.mark.parametrize("kinds", [list(LIKE_EACH_OTHER), list(LIKE_EACH_OTHER)[::-1]])
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+def test_types_that_look_the_same_to_a_cache_are_told_apart(shared: Engine, kinds: Any) -> None:
+    class Alike(DeclarativeBase):
+        pass
+
+    models: dict[str, Any] = {}
+    for kind in kinds:
+        columns = {"id": key(), "tenant_id": mapped_column(LIKE_EACH_OTHER[kind])}
+        made = type(kind, (Alike,), {"__tablename__": f"alike_{kind}", **columns})
+        models[kind] = tenant_aware(made)
+
+    Alike.metadata.drop_all(shared)
+    Alike.metadata.create_all(shared)
+    for kind, model in models.items():
+        tenants = TENANTS if kind != "uuid" else (uuid.UUID(int=1).hex, uuid.UUID(int=2).hex)
+        for number, whose in enumerate(tenants, 1):
+            with tenant_scope(whose), Session(shared) as session:
+                session.add(model(id=number))
+                session.commit()
+                assert session.scalars(select(model.id)).all() == [number]
+
+    assert _stored(shared, "SELECT tenant_id, id FROM alike_values ORDER BY id") == [
+        ("acme", 2),
+        ("globex", 1),
+    ]
+    Alike.metadata.drop_all(shared)
+
+
 class Plain(TypeDecorator[str]):
     """As SQLModel declares its strings."""
 

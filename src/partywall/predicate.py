@@ -27,7 +27,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, ColumnClause, ColumnElement, Grouping
 from sqlalchemy.sql.expression import FromClause
-from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
+from sqlalchemy.types import NullType, SchemaType, TypeDecorator, TypeEngine
 
 from .context import Scope, TenantId, active_scope
 from .errors import MalformedTenantError, MissingTenantContextError, refused
@@ -108,8 +108,7 @@ def tenant_now() -> TenantId:
 
 def tenant_parameter(type_: TypeEngine[Any]) -> TenantParameter:
     """One parameter for all columns of a type, so that a statement binds the tenant once."""
-    key = type_._static_cache_key
-    same = key if isinstance(key, tuple) else id(type_)
+    same = same_type(type_)
     known = _parameters.get(same)
     if known is not None:
         return known
@@ -118,6 +117,16 @@ def tenant_parameter(type_: TypeEngine[Any]) -> TenantParameter:
         # Two types under one name would be bound to one value.
         suffix = f"_{len(_parameters)}" if _parameters else ""
         return _parameters.setdefault(same, TenantParameter(f"partywall_tenant{suffix}", type_))
+
+
+def same_type(type_: TypeEngine[Any]) -> Any:
+    """Equal for types that write every value alike."""
+    key = type_._static_cache_key
+    if not isinstance(key, tuple) or type_._variant_mapping or isinstance(type_, SchemaType):
+        # An enum's key says nothing of its members, nor does any of the types for other databases.
+        return id(type_)
+
+    return (key, same_type(type_.impl_instance)) if isinstance(type_, TypeDecorator) else key
 
 
 def condition(

@@ -20,7 +20,7 @@ from .errors import ConfigurationError, UnscopedStatementError, refused
 from .froms import leaves, source
 from .ownership import Ownership, owned, owned_names, tenant_types
 from .positions import tables_in
-from .predicate import ExactParameter, TenantParameter
+from .predicate import ExactParameter, TenantParameter, same_type
 
 # Where SQLite keeps the tables of the database itself; other schemas are attached files.
 _HERE = (None, "main", "temp")
@@ -103,7 +103,9 @@ class Texts(Compiler):
 
     def _bound(self, textclause: rawsql.TenantText) -> rawsql.TenantText:
         """`:tenant` as a value of the tenant column's type, where the text names but one type."""
-        types = {repr(type_): type_ for type_ in tenant_types(self._scan(textclause.text).names)}
+        types = {
+            same_type(type_): type_ for type_ in tenant_types(self._scan(textclause.text).names)
+        }
         type_ = textclause.tenant_type
         if isinstance(type_, NullType) and len(types) == 1:
             type_ = types.popitem()[1]
