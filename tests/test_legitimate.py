@@ -1410,6 +1410,14 @@ class ByNames(Base):
 
 
 @tenant_aware
+class ByWords(Base):
+    __tablename__ = "by_words"
+    id = key()
+    tenant_id = mapped_column(Enum(*TENANTS, native_enum=False))
+    name = mapped_column(String(9))
+
+
+@tenant_aware
 class ByChar(Base):
     __tablename__ = "by_char"
     id = key()
@@ -1492,6 +1500,7 @@ class Validated(Base):
 MAKES = [
     ByEnum,
     ByNames,
+    ByWords,
     ByChar,
     ByPrefix,
     ByOtherPrefix,
@@ -1524,6 +1533,26 @@ def test_a_model_of_this_make(shared: Engine, model: Any) -> None:
     for whose in TENANTS:
         with tenant_scope(whose), Session(shared) as session:
             assert session.scalars(select(model)).one().name == whose
+
+
+@pytest.mark.parametrize("model", MAKES)
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+def test_rows_of_this_make_are_copied(shared: Engine, model: Any) -> None:
+    for whose in TENANTS:
+        with tenant_scope(whose), Session(shared) as session:
+            session.add(model(name=whose))
+            session.flush()
+            copied = select(model.name).where(model.name == whose)
+            session.execute(insert(model).from_select(["name"], copied))
+            session.execute(insert(model).from_select(["name"], copied.union_all(copied)))
+            named = select(model.tenant_id, model.name)
+            session.execute(insert(model).from_select(["tenant_id", "name"], named))
+            session.execute(update(model).values(tenant_id=model.tenant_id))
+            session.commit()
+
+    for whose in TENANTS:
+        with tenant_scope(whose), Session(shared) as session:
+            assert session.scalar(select(func.count()).select_from(model)) == 12
 
 
 @pytest.mark.parametrize("shared", DRIVERS, indirect=True)

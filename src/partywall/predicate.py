@@ -119,6 +119,12 @@ def tenant_parameter(type_: TypeEngine[Any]) -> TenantParameter:
         return _parameters.setdefault(same, TenantParameter(f"partywall_tenant{suffix}", type_))
 
 
+def written_parameter(type_: TypeEngine[Any]) -> TenantParameter:
+    """One of its own where the tenant is written: PostgreSQL gives a parameter without a type that
+    of its place, and the place of a comparison has another one."""
+    return TenantParameter(f"{tenant_parameter(type_).key}_written", type_)
+
+
 def same_type(type_: TypeEngine[Any]) -> Any:
     """Equal for types that write every value alike."""
     key = type_._static_cache_key

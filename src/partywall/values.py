@@ -42,8 +42,8 @@ from .predicate import (
     same_tenant,
     scope_now,
     tenant_now,
-    tenant_parameter,
     tenant_value,
+    written_parameter,
 )
 from .rawsql import adds_rows, only_modifies
 from .references import UNKNOWN, Given, Reference, is_exact, references_in
@@ -233,7 +233,7 @@ class Values(Texts):
                 values[key] = value._with_binary_element_type(type_)
                 self._named[value.key] = (type_, adding)
             elif self._holds_tenant(value) or (adding and isinstance(value, Null)):
-                values[key] = tenant_parameter(type_)
+                values[key] = written_parameter(type_)
             else:
                 raise refused(_moves(ownership))
 
@@ -263,7 +263,7 @@ class Values(Texts):
         statement = statement._clone()
         names = list(statement._select_names)
         type_: Any = ownership.type
-        parameter = tenant_parameter(type_)
+        parameter = written_parameter(type_)
         inner = statement.select
         places = [place for place, name in enumerate(names) if _means(name, column, None, True)]
         if not places:
