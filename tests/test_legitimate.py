@@ -14,6 +14,7 @@ import os
 import pickle
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -1740,6 +1741,77 @@ def test_a_tenant_is_spelled_as_text_or_not(
 
     with tenant_scope(theirs), Session(shared) as session:
         assert session.scalars(select(model.name)).all() == ["x", "y"]
+
+
+@dataclass(frozen=True)
+class Key:
+    value: str
+
+
+class Keys(TypeDecorator[Key]):
+    impl = String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str | None:
+        return value.value if isinstance(value, Key) else value
+
+    def process_result_value(self, value: Any, dialect: Any) -> Key | None:
+        return None if value is None else Key(value)
+
+
+class Capitals(TypeDecorator[str]):
+    impl = String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str | None:
+        return None if value is None else value.upper()
+
+
+@tenant_aware
+class ByKey(Base):
+    __tablename__ = "by_key"
+    id = key()
+    tenant_id = mapped_column(Keys)
+    name = mapped_column(String(9))
+
+
+@tenant_aware
+class ByCapitals(Base):
+    __tablename__ = "by_capitals"
+    id = key()
+    tenant_id = mapped_column(Capitals)
+    name = mapped_column(String(9))
+
+
+@pytest.mark.parametrize(("model", "given"), [(ByKey, Key), (ByCapitals, str.upper)])
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+def test_a_type_may_give_back_something_else_than_it_was_given(
+    shared: Engine, model: Any, given: Any
+) -> None:
+    for whose in TENANTS:
+        with tenant_scope(whose), Session(shared) as session:
+            session.add_all([model(name="x"), model(name="y", tenant_id=given(whose))])
+            session.execute(insert(model).values(name="z", tenant_id=given(whose)))
+            session.commit()
+
+    with tenant_scope("acme"), Session(shared) as session:
+        first, second, _ = session.scalars(select(model).order_by(model.id))
+        assert first.tenant_id == given("acme")
+        first.name = "changed"
+        session.merge(first)
+        session.delete(second)
+        session.commit()
+        with pytest.raises(CrossTenantAccessError, match="belongs to tenant"):
+            session.add(model(tenant_id=given("globex")))
+
+        with pytest.raises(CrossTenantAccessError, match="names tenant"):
+            session.execute(update(model).values(tenant_id=given("globex")))
+
+        names = select(model.name).order_by(model.id)
+        assert session.scalars(names).all() == ["changed", "z"]
+
+    with tenant_scope("globex"), Session(shared) as session:
+        assert session.scalars(names).all() == ["x", "y", "z"]
 
 
 def test_what_is_no_uuid_fits_no_type_of_uuids(shared: Engine) -> None:

@@ -6,6 +6,7 @@ import functools
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import (
@@ -24,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.engine import Dialect
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, ColumnClause, ColumnElement, Grouping
 from sqlalchemy.sql.expression import FromClause
@@ -221,11 +223,11 @@ def same_tenant(value: Any, tenant: TenantId, type_: TypeEngine[Any] | None = No
     if value == fitted:
         return True
 
+    if isinstance(type_, TypeDecorator) and _converts(type_):
+        return _same_written(type_, value, fitted)
+
     if not isinstance(value, (str, int, uuid.UUID)):
         return False
-
-    if isinstance(type_, TypeDecorator) and _converts(type_):
-        return _same_written(value, fitted)
 
     if isinstance(value, str) and isinstance(type_, CHAR):
         # PostgreSQL gives it back filled up.
@@ -234,14 +236,23 @@ def same_tenant(value: Any, tenant: TenantId, type_: TypeEngine[Any] | None = No
     return bool(_fitter(type_)(value) == fitted)
 
 
-def _same_written(value: TenantId, tenant: TenantId) -> bool:
-    """For a type of the developer's own, which may take a text and give back what it says."""
+def _same_written(type_: TypeDecorator[Any], value: Any, tenant: TenantId) -> bool:
+    """For a type of the developer's own, which may take a text and give back an object."""
     if isinstance(value, uuid.UUID) or isinstance(tenant, uuid.UUID):
         return _as_uuid(value) == _as_uuid(tenant)
 
-    return str(value) == str(tenant)
+    if isinstance(value, (str, int)) and str(value) == str(tenant):
+        return True
+
+    # What it cannot write is nobody's.
+    with suppress(Exception):
+        written, wanted = (type_.process_bind_param(each, _ANY) for each in (value, tenant))
+        return bool(written == wanted) and wanted is not None
+
+    return False
 
 
+_ANY = DefaultDialect()
 _lock = threading.Lock()
 _parameters: dict[Any, TenantParameter] = {}
 
