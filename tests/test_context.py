@@ -562,6 +562,7 @@ def test_an_enum_of_strings_is_a_tenant() -> None:
 
     with tenant_scope(Name.ACME), tenant_scope(Name.GLOBEX):
         assert current_tenant().tenant_id == "globex"
+        assert f"{current_tenant().tenant_id}" == "globex"
 
 
 # Errors

@@ -1389,6 +1389,10 @@ class Prefixed(TypeDecorator[str]):
         return None if value is None else value.removeprefix(self.prefix)
 
 
+def _values(members: type[enum.Enum]) -> list[str]:
+    return [member.value for member in members]
+
+
 class Firm(enum.Enum):
     acme = "A"
     globex = "G"
@@ -1400,6 +1404,51 @@ class ByEnum(Base):
     id = key()
     tenant_id = mapped_column(Enum(Firm))
     name = mapped_column(String(9))
+
+
+class Initial(str, enum.Enum):
+    acme = "a"
+    globex = "g"
+
+
+@tenant_aware
+class ByCode(Base):
+    __tablename__ = "by_code"
+    id = key()
+    tenant_id = mapped_column(Enum(Initial, values_callable=_values, native_enum=False))
+    name = mapped_column(String(9))
+
+
+@tenant_aware
+class ByText(Base):
+    __tablename__ = "by_text"
+    id = key()
+    tenant_id = mapped_column(String(9))
+    name = mapped_column(String(9))
+
+
+@pytest.mark.parametrize(("model", "spell"), [(ByCode, Initial), (ByCode, str), (ByText, Initial)])
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+def test_a_member_of_an_enum_is_a_tenant_by_its_value(
+    shared: Engine, model: Any, spell: Any
+) -> None:
+    for whose in _values(Initial):
+        with tenant_scope(spell(whose)), Session(shared) as session:
+            session.add_all([model(name="x"), model(name="y", tenant_id=Initial(whose))])
+            session.execute(insert(model).values(name="z"))
+            session.commit()
+
+    with tenant_scope(spell("a")), Session(shared) as session:
+        first = session.scalars(select(model).where(model.tenant_id == Initial.acme)).first()
+        first.name = "changed"  # type: ignore[union-attr]
+        session.commit()
+        names = select(model.name).order_by(model.id)
+        assert session.scalars(names).all() == ["changed", "y", "z"]
+        with pytest.raises(CrossTenantAccessError, match="globex"):
+            session.add(model(tenant_id=Initial.globex))
+
+    stored = _stored(shared, f"SELECT DISTINCT tenant_id FROM {model.__tablename__}")
+    assert stored == [("a",), ("g",)]
 
 
 @tenant_aware
@@ -1583,10 +1632,6 @@ def test_each_tenant_column_has_a_type_of_its_own(shared: Engine) -> None:
 class Swapped(enum.Enum):
     acme = "globex"
     globex = "acme"
-
-
-def _values(members: type[enum.Enum]) -> list[str]:
-    return [member.value for member in members]
 
 
 LIKE_EACH_OTHER = {

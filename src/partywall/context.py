@@ -36,8 +36,8 @@ class TenantContext:
     metadata: Mapping[str, Any] = field(hash=False, compare=False)
 
     def __init__(self, tenant_id: TenantId, metadata: Mapping[str, Any] = _NOTHING) -> None:
-        if not isinstance(tenant_id, str) or not tenant_id.strip():
-            _check(tenant_id)
+        if type(tenant_id) is not str or not tenant_id.strip():
+            tenant_id = _checked(tenant_id)
 
         object.__setattr__(self, "tenant_id", tenant_id)
         known = metadata if metadata is _NOTHING else MappingProxyType(dict(metadata))
@@ -396,12 +396,19 @@ def drop(awaitable: object) -> None:
         awaitable.close()
 
 
-def _check(tenant: object) -> None:
+def _checked(tenant: object) -> TenantId:
+    """The value alone: a member of an enum of strings would be written as the member's name."""
+    if isinstance(tenant, str) and tenant.strip():
+        return str.__str__(tenant)
+
+    if isinstance(tenant, int) and not isinstance(tenant, bool):
+        return int.__index__(tenant)
+
+    if isinstance(tenant, uuid.UUID):
+        return tenant
+
     if isinstance(tenant, str):
         raise refused(MalformedTenantError(f"A tenant cannot be blank, but got {tenant!r}."))
-
-    if isinstance(tenant, (int, uuid.UUID)) and not isinstance(tenant, bool):
-        return
 
     if inspect.isawaitable(tenant):
         drop(tenant)

@@ -386,4 +386,6 @@ def _as_enum(type_: Enum, tenant: TenantId) -> Any:
     if type_.enum_class is None:
         return tenant if tenant in type_.enums else None
 
-    return type_.enum_class.__members__.get(str(tenant))
+    members = type_.enum_class.__members__
+    valued = (member for member in members.values() if member.value == tenant)
+    return members.get(str(tenant), next(valued, None))
