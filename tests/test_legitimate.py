@@ -121,6 +121,7 @@ from partywall import (
     tenant_aware,
     tenant_scope,
     tenant_table,
+    tenant_text,
     unscoped,
 )
 from partywall.context import without_tenant
@@ -1670,6 +1671,98 @@ def test_types_that_look_the_same_to_a_cache_are_told_apart(shared: Engine, kind
         ("globex", 1),
     ]
     Alike.metadata.drop_all(shared)
+
+
+class AnyCase(TypeDecorator[str]):
+    impl = String(20)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Any) -> Any:
+        return dialect.type_descriptor(postgresql.CITEXT())
+
+
+ANY_CASE: dict[str, Any] = {
+    "sqlite-collation": lambda: String(20, collation="NOCASE"),
+    "postgresql-collation": lambda: String(20, collation="legitimate_case"),
+    "postgresql-citext": postgresql.CITEXT,
+    "postgresql-variant": lambda: String(20).with_variant(postgresql.CITEXT(), "postgresql"),
+    "postgresql-decorated": AnyCase,
+    "postgresql-domain": lambda: postgresql.DOMAIN("legitimate_any", postgresql.CITEXT()),
+    "postgresql-collated": lambda: postgresql.DOMAIN(
+        "legitimate_firm", String(20), collation="legitimate_case"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("shared", "type_"),
+    [pytest.param(name.split("-")[0], type_, id=name) for name, type_ in ANY_CASE.items()],
+    indirect=["shared"],
+)
+def test_a_type_that_ignores_the_case_tells_tenants_apart(shared: Engine, type_: Any) -> None:
+    if shared.dialect.name == "postgresql":
+        try:
+            with shared.begin() as connection:
+                connection.execute(text("CREATE EXTENSION IF NOT EXISTS citext"))
+                connection.execute(
+                    text(
+                        "CREATE COLLATION IF NOT EXISTS legitimate_case "
+                        "(provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+                    )
+                )
+        except DBAPIError as error:
+            pytest.skip(f"This PostgreSQL comes without citext or ICU: {error}")
+
+    made = tenant_table(
+        Table(
+            "any_case",
+            MetaData(),
+            Column("id", Integer, primary_key=True),
+            Column("tenant_id", type_()),
+            Column("name", String(9)),
+        )
+    )
+    made.create(shared)
+    spelled = ("acme", "ACME", "Acme")
+    for whose in spelled:
+        with tenant_scope(whose), shared.begin() as connection:
+            connection.execute(insert(made).values(name=whose))
+            connection.execute(tenant_text("INSERT INTO any_case (tenant_id) VALUES (:tenant)"))
+
+    for whose in spelled:
+        with tenant_scope(whose), shared.begin() as connection:
+            assert connection.scalars(select(made.c.name)).all() == [whose, None]
+            mine = tenant_text("SELECT tenant_id FROM any_case WHERE tenant_id = :tenant")
+            assert connection.scalars(mine).all() == [whose, whose]
+            assert connection.execute(delete(made)).rowcount == 2
+
+    made.drop(shared)
+
+
+@pytest.mark.parametrize("shared", ["postgresql"], indirect=True)
+def test_a_domain_is_what_it_is_made_of(shared: Engine) -> None:
+    made = tenant_table(
+        Table(
+            "by_domain",
+            MetaData(),
+            Column("id", Integer, primary_key=True),
+            Column("tenant_id", postgresql.DOMAIN("legitimate_number", Integer, check="VALUE > 0")),
+        )
+    )
+    made.create(shared)
+    for whose in (7, "8"):
+        with tenant_scope(whose), shared.begin() as connection:
+            connection.execute(insert(made))
+            assert connection.scalars(select(made.c.tenant_id)).all() == [int(whose)]
+
+    with (
+        pytest.raises(MalformedTenantError, match="does not fit"),
+        tenant_scope("acme"),
+        shared.begin() as connection,
+    ):
+        connection.execute(select(made))
+
+    made.drop(shared)
 
 
 class Plain(TypeDecorator[str]):

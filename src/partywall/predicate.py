@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -18,12 +18,15 @@ from sqlalchemy import (
     LargeBinary,
     Numeric,
     String,
+    Text,
     Uuid,
     and_,
+    cast,
     or_,
     select,
 )
 from sqlalchemy.dialects.mysql.base import MySQLDialect
+from sqlalchemy.dialects.postgresql import CITEXT, DOMAIN
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.sql import operators
@@ -57,7 +60,7 @@ class TenantParameter(BindParameter[Any]):
 
 
 class ExactParameter(TenantParameter):
-    """In text on MySQL, where a collation may take 'acme' and 'ACME' for one another."""
+    """In text, where a collation or a type may take 'acme' and 'ACME' for one another."""
 
     __visit_name__ = "partywall_exact_parameter"
     inherit_cache = True
@@ -199,6 +202,9 @@ def _fitter(type_: TypeEngine[Any]) -> Callable[[TenantId], Any]:
     if isinstance(type_, NullType):
         return _as_it_is
 
+    if isinstance(type_, DOMAIN):
+        return _fitter(type_.data_type)
+
     if isinstance(type_, Uuid):
         return _as_uuid if type_.as_uuid else _as_uuid_text
 
@@ -270,11 +276,21 @@ def _equals_tenant(
     if isinstance(dialect, MySQLDialect):
         return and_(equal, same_bytes(column, parameter))
 
-    if getattr(plain(type_), "collation", None) is not None:
-        exact = "C" if dialect.name == "postgresql" else "BINARY"
-        return and_(equal, column.collate(exact) == parameter)
+    if is_inexact(type_, dialect):
+        if dialect.name != "postgresql":
+            return and_(equal, column.collate("BINARY") == parameter)
+
+        return and_(equal, cast(column, Text()).collate("C") == cast(parameter, Text()))
 
     return equal
+
+
+def is_inexact(type_: TypeEngine[Any], dialect: Dialect) -> bool:
+    """Whether a type says itself that it may take 'acme' and 'ACME' for one another."""
+    return any(
+        isinstance(each, CITEXT) or getattr(each, "collation", None) is not None
+        for each in _layers(type_, dialect)
+    )
 
 
 def may_collate(type_: TypeEngine[Any]) -> bool:
@@ -284,7 +300,21 @@ def may_collate(type_: TypeEngine[Any]) -> bool:
 
 
 def plain(type_: TypeEngine[Any]) -> TypeEngine[Any]:
-    return type_.impl_instance if isinstance(type_, TypeDecorator) else type_
+    """The type under those of the developer's own, and under a domain."""
+    if isinstance(type_, DOMAIN):
+        return plain(type_.data_type)
+
+    return plain(type_.impl_instance) if isinstance(type_, TypeDecorator) else type_
+
+
+def _layers(type_: TypeEngine[Any], dialect: Dialect) -> Iterator[TypeEngine[Any]]:
+    """A type as one database has it, and the types under it."""
+    type_ = type_._variant_mapping.get(dialect.name, type_)
+    yield type_
+    if isinstance(type_, TypeDecorator):
+        yield from _layers(type_.load_dialect_impl(dialect), dialect)
+    elif isinstance(type_, DOMAIN):
+        yield from _layers(type_.data_type, dialect)
 
 
 def _converts(type_: TypeDecorator[Any]) -> bool:

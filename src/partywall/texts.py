@@ -20,7 +20,7 @@ from .errors import ConfigurationError, UnscopedStatementError, refused
 from .froms import leaves, source
 from .ownership import Ownership, owned, owned_names, tenant_types
 from .positions import tables_in
-from .predicate import ExactParameter, TenantParameter, same_type
+from .predicate import ExactParameter, TenantParameter, is_inexact, same_type
 
 # Where SQLite keeps the tables of the database itself; other schemas are attached files.
 _HERE = (None, "main", "temp")
@@ -108,14 +108,25 @@ class Texts(Compiler):
         }
         type_ = textclause.tenant_type
         if isinstance(type_, NullType) and len(types) == 1:
-            type_ = types.popitem()[1]
+            (type_,) = types.values()
 
-        exact = isinstance(self.dialect, MySQLDialect) and isinstance(type_, (String, NullType))
+        if isinstance(self.dialect, MySQLDialect):
+            exact = isinstance(type_, (String, NullType))
+        else:
+            exact = any(is_inexact(each, self.dialect) for each in types.values())
+
         return textclause.bound_to((ExactParameter if exact else TenantParameter)("tenant", type_))
 
     def visit_partywall_exact_parameter(self, parameter: ExactParameter, **kw: Any) -> str:
-        collation = "utf8mb4_nopad_bin" if self.dialect.is_mariadb else "utf8mb4_0900_bin"
         bound = self.visit_bindparam(parameter, **kw)
+        if not isinstance(self.dialect, MySQLDialect):
+            postgresql = self.dialect.name == "postgresql"
+            exact = (
+                f'CAST({bound} AS TEXT) COLLATE "C"' if postgresql else f"{bound} COLLATE BINARY"
+            )
+            return f"({exact})"
+
+        collation = "utf8mb4_nopad_bin" if self.dialect.is_mariadb else "utf8mb4_0900_bin"
         return f"(CONVERT({bound} USING utf8mb4) COLLATE {collation})"
 
     def post_process_text(self, text: str) -> str:
