@@ -1739,6 +1739,35 @@ def test_a_type_that_ignores_the_case_tells_tenants_apart(shared: Engine, type_:
     made.drop(shared)
 
 
+@pytest.mark.parametrize(
+    "name", ["item #", "a;b", "a--b", "a/*b", "it's", "%", 'a"b', "jobs", "a(b"]
+)
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+def test_a_column_may_have_any_name(shared: Engine, name: str) -> None:
+    """Drivers are given it as the name of a parameter."""
+    made = tenant_table(
+        Table(
+            "any_column",
+            MetaData(),
+            Column("id", Integer, primary_key=True),
+            Column("tenant_id", String(9)),
+            Column(name, String(9)),
+        )
+    )
+    made.drop(shared, checkfirst=True)
+    made.create(shared)
+    for whose in TENANTS:
+        with tenant_scope(whose), shared.begin() as connection:
+            connection.execute(insert(made), [{name: "a"}, {name: "b"}])
+            connection.execute(insert(made).values({name: "c"}))
+            changed = update(made).where(made.c[name] == "c").values({name: whose})
+            assert connection.execute(changed).rowcount == 1
+            found = select(made.c[name]).where(made.c[name] != "a", text("id > 0"))
+            assert connection.scalars(found.order_by(made.c.id)).all() == ["b", whose]
+
+    made.drop(shared)
+
+
 @pytest.mark.parametrize("shared", ["postgresql"], indirect=True)
 def test_a_domain_is_what_it_is_made_of(shared: Engine) -> None:
     made = tenant_table(

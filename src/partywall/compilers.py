@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     class Compiler:
         dialect: Any
         stack: list[Any]
+        positional: bool
         statement: Any
         string: str
         bind_names: dict[Any, str]

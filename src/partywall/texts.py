@@ -36,6 +36,8 @@ _PLAIN_TYPE = re.compile(
 # Two backslashes end no string in either reading; one does not where it is no escape.
 _PLAIN_LITERAL = re.compile(r"-?[\d.]+|null|true|false|[a-z]?'(?:[^'\\]|''|\\\\)*'", re.IGNORECASE)
 _UNESCAPED_LITERAL = re.compile(r"'(?:[^']|'')*'")
+# What a compiler, and a driver, takes for a parameter. A percent sign of the SQL itself is doubled.
+_PARAMETER = re.compile(r"(?<!%)((?:%%)*+)%\([^()]*+\)s")
 _COMMENTS = ("--", "/*", "#", ";")
 _TELLING = frozenset(string.ascii_letters + "_'\"`\\()[];#")
 
@@ -75,7 +77,7 @@ class Texts(Compiler):
 
         if self.guarded and any(sign in self.string for sign in _COMMENTS):
             # A construct of the developer's own may hold one.
-            self.refuse_breaking(self.string)
+            self.refuse_breaking(self._sent())
 
         self.done = True
 
@@ -256,10 +258,14 @@ class Texts(Compiler):
         if words <= self.rendered and plain and not spaced:
             return
 
-        counts = self._tables_in(self.string)
+        counts = self._tables_in(self._sent())
         hidden = [name for name in names & counts.keys() if counts[name] > self.rendered[name]]
         if hidden:
             raise refused(raw_sql(hidden))
+
+    def _sent(self) -> str:
+        """The finished SQL. Where parameters have places, their names are gone already."""
+        return self.string if self.positional else nameless(self.string)
 
     def owned(self, from_: FromClause) -> Ownership | None:
         table = source(from_)
@@ -317,6 +323,11 @@ class ReadOnly(Compiler):
             ownership = owned(source(leaf), self.dialect.default_schema_name)
             if ownership is not None:
                 raise refused(only_reads([ownership.table.name]))
+
+
+def nameless(sql: str) -> str:
+    """Without the names of its parameters, which are those of columns: `%(item #)s`."""
+    return _PARAMETER.sub(r"\1%s", sql)
 
 
 def _is_whole(compiler: Compiler) -> bool:

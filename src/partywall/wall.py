@@ -30,7 +30,7 @@ from .errors import UnscopedStatementError, refused
 from .froms import leaves, source
 from .ownership import Ownership, column_of
 from .predicate import Bytes, TenantParameter, absent, condition
-from .texts import Criteria
+from .texts import Criteria, nameless
 from .values import Prepared, Values
 
 _LOOSE = re.compile(r"\bx?or\b|\|\|", re.IGNORECASE)
@@ -208,10 +208,10 @@ class Wall(Values):
         written = self._generate_delimited_and_list(element.written, **kw)
         if written and (self.raw_parts > known or _LOOSE.search(written)):
             # text("a OR b") would otherwise undo the condition beside it.
-            self.refuse_breaking(written)
+            self.refuse_breaking(nameless(written))
             written = f"({written})"
         elif written.count("(") != written.count(")"):
-            self.refuse_breaking(written)
+            self.refuse_breaking(nameless(written))
 
         # First the conditions: what was written is not tried on the rows of others.
         conditions = [self.process(condition, **kw) for condition in element.conditions]
