@@ -1274,6 +1274,33 @@ def a_mysql_upsert_meets_a_foreign_row(session: Session) -> Any:
     return session.execute(upsert.on_duplicate_key_update([("tenant_id", "acme"), ("code", "x")]))
 
 
+@attack(on="mariadb")
+def a_mysql_upsert_returns_a_foreign_row(session: Session) -> Any:
+    upsert = mysql.insert(P).values(id=2, code="x").on_duplicate_key_update(code="x")
+    shown = (P.c.code, func.lower(P.c.code), P.c.weight.label("w"), text("code"))
+    return session.execute(upsert.returning(*shown)).all()
+
+
+@attack(on="mariadb")
+def a_mysql_upsert_returns_foreign_objects(session: Session) -> Any:
+    upsert = mysql.insert(Parcel).on_duplicate_key_update(code="x").returning(Parcel)
+    found = session.scalars(upsert, [{"id": 2}, {"id": 4}])
+    return [parcel.code for parcel in found if parcel is not None]
+
+
+@attack(on="mariadb")
+def a_mysql_upsert_returns_a_foreign_child(session: Session) -> Any:
+    upsert = mysql.insert(I).values(id=2, parcel_id=1).on_duplicate_key_update(what="x")
+    return session.execute(upsert.returning(I.c.what)).all()
+
+
+@attack(on="mariadb", refused=UNDO)
+def a_mysql_upsert_returns_what_leaves_its_place(session: Session) -> Any:
+    upsert = mysql.insert(P).values(id=2, code="x").on_duplicate_key_update(code="x")
+    out = literal_column("code) END, code, CASE WHEN 1 THEN (code")
+    return session.execute(upsert.returning(out)).all()
+
+
 @attack(refused=OTHER)
 def the_column_is_spelled_in_capitals(session: Session) -> Any:
     capitals = table("parcels", column("id"), column("TENANT_ID"))

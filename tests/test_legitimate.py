@@ -816,6 +816,12 @@ def upserts_of_mysql(session: Session) -> None:
     longer = mysql.insert(J).values(id=1)
     session.execute(longer.on_duplicate_key_update(name=func.concat(J.c.name, "x"), pay=None))
     assert session.execute(select(J.c.name, J.c.pay).where(J.c.id == 1)).one() == ("m!x", None)
+    shown = (J.c.id, J.c.name, func.upper(J.c.name).label("loud"), text("pay"))
+    changed = mysql.insert(J).values(id=1).on_duplicate_key_update(name="r", pay=5)
+    row = session.execute(changed.returning(*shown)).one()
+    assert (row._mapping[J.c.id], row.name, row.loud, row.pay) == (1, "r", "R", 5)
+    job = mysql.insert(Job).values(id=1).on_duplicate_key_update(name="again").returning(Job)
+    assert session.scalars(job).one() is session.get(Job, 1)
 
 
 @legitimate

@@ -63,11 +63,19 @@ class Prepared:
         return self._state
 
 
+class Returned(Grouping[Any]):
+    """What the developer wrote in RETURNING, and what must not leave its place."""
+
+    __visit_name__ = "partywall_returned"
+
+
 class Values(Texts):
     """INSERT, upserts and the SET of an UPDATE."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.references: list[Reference] = []
+        # Which rows RETURNING shows, where it may meet the row of another tenant.
+        self._shown: ColumnElement[bool] | None = None
         # Where the developer may name a tenant: a parameter's key, the column's type, and whether
         # it may be left empty. The current tenant is put there in any case.
         self._named: dict[str, tuple[TypeEngine[Any], bool]] = {}
@@ -173,6 +181,47 @@ class Values(Texts):
             }
 
         return super().visit_on_duplicate_key_update(on_duplicate, **kw)
+
+    def returning_clause(self, stmt: Any, *args: Any, **kw: Any) -> str:
+        """MariaDB returns the row that ON DUPLICATE KEY UPDATE has met, and has left alone."""
+        upsert = isinstance(getattr(stmt, "_post_values_clause", None), OnDuplicateClause)
+        ownership = self.owned(stmt.table) if upsert else None
+        if ownership is not None:
+            self._shown = condition(ownership, stmt.table, self.dialect)
+
+        try:
+            return super().returning_clause(stmt, *args, **kw)
+        finally:
+            self._shown = None
+
+    def _label_returning_column(self, stmt: Any, column: Any, *args: Any, **kw: Any) -> str:
+        if self._shown is not None:
+            if isinstance(column, TextClause):
+                named: Any = literal_column(column.text).label(column.text)
+                named._alt_names += (column,)
+                column = named
+
+            kw["name"] = kw["name"] or kw["proxy_name"] or kw["fallback_label_name"]
+            kw["proxy_name"] = kw["proxy_name"] or kw["name"]
+
+        return super()._label_returning_column(stmt, column, *args, **kw)
+
+    def visit_label(self, label: Any, *args: Any, **kw: Any) -> str:
+        shown, self._shown = self._shown, None
+        if shown is None:
+            return super().visit_label(label, *args, **kw)
+
+        try:
+            mine: Any = Label(label.name, case((shown, Returned(label.element))))
+            known = (label, *label._alt_names)
+            return super().visit_label(mine, *args, result_map_targets=known, **kw)
+        finally:
+            self._shown = shown
+
+    def visit_partywall_returned(self, element: Returned, **kw: Any) -> str:
+        written = self.process(element.element, **kw)
+        self.refuse_breaking(written)
+        return f"({written})"
 
     def _mine(self, ownership: Ownership, table: FromClause) -> ColumnElement[bool]:
         return condition(ownership, table, self.dialect, changing=True)
