@@ -964,6 +964,10 @@ def a_construct_adds_a_row_of_another_tenant(session: Session) -> Any:
     return session.execute(_copied(rows))
 
 
+def _is_mysql(session: Session) -> bool:
+    return session.get_bind().dialect.name in ("mysql", "mariadb")
+
+
 def _fails(session: Session, statement: Any) -> None:
     """The database does not take it."""
     with pytest.raises(sqlalchemy.exc.DBAPIError):
@@ -1299,6 +1303,28 @@ def a_mysql_upsert_returns_what_leaves_its_place(session: Session) -> Any:
     upsert = mysql.insert(P).values(id=2, code="x").on_duplicate_key_update(code="x")
     out = literal_column("code) END, code, CASE WHEN 1 THEN (code")
     return session.execute(upsert.returning(out)).all()
+
+
+ELSE = "under another name"
+
+
+@attack(refused=ELSE, on="sqlite mariadb")
+def a_row_is_put_under_another_by_its_number(session: Session) -> Any:
+    session.execute(delete(L).where(L.c.id == 2))
+    numbered = table("long_rules", column("_rowid" if _is_mysql(session) else "RowID"))
+    return session.execute(update(numbered).values({numbered.c[0]: 2}))
+
+
+@attack(refused=ELSE)
+def a_row_is_inserted_with_two_numbers(session: Session) -> Any:
+    numbered = table("long_rules", column("id"), column("oid"))
+    return session.execute(insert(numbered), [{"id": 1, "oid": 9}])
+
+
+@attack(refused=ELSE)
+def an_upsert_sets_the_number_of_a_row(session: Session) -> Any:
+    upsert = sqlite.insert(table("long_rules", column("id"), column("_rowid_"))).values(id=1)
+    return session.execute(upsert.on_conflict_do_update(["id"], set_={"_rowid_": 9}))
 
 
 @attack(refused=OTHER)

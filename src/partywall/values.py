@@ -51,6 +51,12 @@ from .texts import Criteria, Texts
 
 # What Alembic calls the copy that takes the place of a table on SQLite.
 _MIGRATED = "_alembic_tmp_"
+_MYSQLS = frozenset({"_rowid"})
+_ROW_NUMBERS = {
+    "sqlite": frozenset({"rowid", "oid", "_rowid_"}),
+    "mysql": _MYSQLS,
+    "mariadb": _MYSQLS,
+}
 
 
 class Prepared:
@@ -400,6 +406,7 @@ class Values(Texts):
                 if isinstance(key, str) or main or hash(key.table) == hash(table):
                     values[_folded(key, table)] = value
 
+            self._refuse_row_numbers(ownership, values)
             by_name.append(values | {name: UNKNOWN for name in odd if name in values})
 
         self.references.extend(
@@ -410,6 +417,23 @@ class Values(Texts):
                 changed=None if changed is None else (table, changed),
             )
         )
+
+    def _refuse_row_numbers(self, ownership: Ownership, names: Iterable[str]) -> None:
+        """A key that says whose a row is may have further names, and be set by them unnoticed."""
+        further = _ROW_NUMBERS.get(self.dialect.name, frozenset()).intersection(names)
+        if not further:
+            return
+
+        table = ownership.table
+        telling = any(c is ownership.column or c.foreign_keys for c in table.primary_key)
+        if telling and further.difference(column.name.casefold() for column in table.c):
+            raise refused(
+                UnscopedStatementError(
+                    f"{min(further)!r} is the primary key of {table.name!r} under another name. "
+                    "Set it by its own.",
+                    table=table.name,
+                )
+            )
 
     def _refuse_migration(self, statement: Any) -> None:
         froms = [] if statement.select is None else statement.select.columns_clause_froms
