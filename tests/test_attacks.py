@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import decimal
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,6 +55,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -172,6 +175,29 @@ class Note(Base):
     body = mapped_column(String(40))
 
 
+@tenant_aware
+class Crate(Base):
+    __tablename__ = "crates"
+    id = mapped_column(Folded, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+
+
+class Reversed(TypeDecorator[str]):
+    impl = String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return value and value[::-1]
+
+
+@tenant_aware
+class Lid(Base):
+    __tablename__ = "lids"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    crate_id = mapped_column(Reversed, ForeignKey("crates.id"))
+
+
 P: Any = Parcel.__table__
 S: Any = Stop.__table__
 I: Any = Item.__table__
@@ -196,6 +222,7 @@ SEED = {
     R: ["1, 'acme', 'long'", "2, 'globex', 'long'", "9, NULL, 'long'"],
     L: ["1, 'own'", "2, 'SECRET body'", "9, 'for everyone'"],
     E: ["1, 1, 'own'", "2, 2, 'SECRET exemption'", "9, 9, 'for everyone'"],
+    Crate.__table__: ["'AB', 'acme'", "'BA', 'globex'"],
     Note.__table__: ["1, 'acme', 'own'", "2, 'globex', 'SECRET note'"],
 }
 NOT_ACMES = {
@@ -208,6 +235,8 @@ NOT_ACMES = {
     "long_rules": "id <> 1",
     "exemptions": "id IN (2, 9) OR rule_id <> 1",
     "notes": "tenant_id <> 'acme'",
+    "crates": "tenant_id <> 'acme'",
+    "lids": "crate_id = 'BA'",
 }
 SIGNS_OF_GLOBEX = ("SECRET", "7777", "8888", "8889")
 
@@ -311,7 +340,7 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Engine]:
 # What partywall does not do; the README says so.
 KNOWN_LIMITS = {
     "a_construct_discards_what_was_guarded",
-    "a_pending_object_vouches_before_the_flush",
+    "a_pending_object_vouches_before_it_gets_another_key",
     "a_made_up_row_vouches_for_a_key",
     "a_made_up_subquery_vouches_for_a_key",
     "an_object_is_slipped_into_the_identity_map",
@@ -1743,7 +1772,7 @@ def a_default_gives_the_second_row_a_foreign_key(session: Session) -> Any:
     return session.execute(insert(copied).values([{"id": 60}, {"id": 61}]))
 
 
-@attack
+@attack(refused=AWAY)
 def a_pending_object_vouches_before_the_flush(session: Session) -> Any:
     @event.listens_for(session, "before_flush")
     def vouch(flushed: Session, *_: Any) -> None:
@@ -1753,6 +1782,62 @@ def a_pending_object_vouches_before_the_flush(session: Session) -> Any:
 
     session.add(Parcel(id=2))
     session.flush()
+
+
+@attack(refused=AWAY)
+def a_pending_object_vouches_after_the_flush(session: Session) -> Any:
+    @event.listens_for(session, "after_flush_postexec")
+    def vouch(flushed: Session, *_: Any) -> None:
+        forged = Parcel(id=2)
+        flushed.add(forged)
+        flushed.connection().execute(insert(S).values(id=60, parcel_id=2))
+        flushed.expunge(forged)
+
+    session.add(Parcel(id=60))
+    session.flush()
+
+
+@attack(refused=AWAY)
+def a_pending_object_that_is_not_flushed_vouches(session: Session) -> Any:
+    forged, stop = Parcel(id=2), Stop(id=60, parcel_id=2)
+    session.add_all([forged, stop])
+    with warnings.catch_warnings(action="ignore"):
+        session.flush([stop])
+
+    session.expunge(forged)
+
+
+@attack(refused=AWAY)
+def an_object_whose_flush_has_failed_vouches(session: Session) -> Any:
+    forged = Parcel(id=2)
+    session.add(forged)
+    with suppress(IntegrityError):
+        session.flush()
+
+    session.rollback()
+    session.bulk_save_objects([Stop(id=60, parcel_id=2)])
+
+
+@attack
+def a_pending_object_vouches_before_it_gets_another_key(session: Session) -> Any:
+    def vouch(mapper: Any, connection: Any, forged: Parcel) -> None:
+        connection.execute(insert(S).values(id=60, parcel_id=2))
+        forged.id = 60
+
+    event.listen(Parcel, "before_insert", vouch)
+    try:
+        session.add(Parcel(id=2))
+        session.flush()
+    finally:
+        event.remove(Parcel, "before_insert", vouch)
+
+
+@attack(refused=AWAY, on=EVERYWHERE)
+def a_held_object_vouches_for_a_key_that_is_written_otherwise(session: Session) -> Any:
+    own = session.get(Crate, "AB")
+    session.add(Lid(crate_id="AB"))
+    session.flush()
+    return own
 
 
 # Copies of the tables that bring types of their own.

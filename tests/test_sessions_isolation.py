@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
     async_scoped_session,
@@ -33,7 +33,12 @@ import models
 from databases import DRIVERS
 from oracle import bag, oracle, runner
 from partywall.context import atenant_scope, tenant_scope, unscoped
-from partywall.errors import CrossTenantAccessError, MissingTenantContextError, TenancyError
+from partywall.errors import (
+    CrossTenantAccessError,
+    CrossTenantReferenceError,
+    MissingTenantContextError,
+    TenancyError,
+)
 from partywall.ownership import tenant_aware
 
 SYNC = [driver for driver, (_, _, is_async) in DRIVERS.items() if not is_async]
@@ -461,6 +466,23 @@ def test_an_object_detached_from_one_session_is_refused_by_another_tenants(place
         with pytest.raises(TenancyError, match="tenant"):
             session.merge(order)
             session.flush()
+
+
+def test_an_expired_object_is_no_proof_of_its_row(place: Place) -> None:
+    m = place.m
+    with tenant_scope("acme"), Session(place.engine) as session:
+        session.add(tag := m.Tag(id=500, name="x"))
+        session.commit()
+        with Session(place.engine) as other, other.begin():
+            other.execute(delete(m.Tag).where(m.Tag.id == 500))
+
+        with tenant_scope("globex"), Session(place.engine) as other, other.begin():
+            other.add(m.Tag(id=500, name="y"))
+
+        with pytest.raises(CrossTenantReferenceError, match="does not belong"):
+            session.execute(insert(m.order_tags).values(order_id=1, tag_id=500))
+
+        assert tag in session
 
 
 def test_an_object_moves_between_sessions_of_its_tenant(place: Place) -> None:

@@ -20,6 +20,7 @@ from .predicate import same_tenant
 # the dictionary of an object would slow down every other attribute that it has.
 _KEPT: list[tuple[type[Any], str, Any]] = [
     (Session, "_partywall_pin", None),
+    (Session, "_partywall_flush", None),
     (SessionTransaction, "_partywall_used", False),
     (Connection, "_partywall_sessions", ()),
 ]
@@ -68,6 +69,18 @@ def pin_of(session: Any) -> Pinned | None:
     """Whose a session is; not necessarily its present identity map, which may have been emptied."""
     mine: Pinned | None = session._partywall_pin
     return mine
+
+
+def begin_flush(session: Any, flush: Any) -> None:
+    session._partywall_flush = weakref.ref(flush)
+
+
+def flush_of(session: Any) -> Any:
+    """The flush that the session is in, from its first statement on."""
+    link = session._partywall_flush
+    flush = None if link is None else link()
+    transaction = getattr(flush, "transaction", None)
+    return None if transaction is None or not transaction.is_active else flush
 
 
 def follow(session: Session, connection: Any) -> None:

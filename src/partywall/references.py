@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from sqlalchemy import Column, Integer, Table, bindparam, inspect, null, select, text, tuple_
+from sqlalchemy import Column, Integer, Table, bindparam, null, select, text, tuple_
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import NoReferenceError
-from sqlalchemy.orm import Mapper, object_mapper
+from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
     BinaryExpression,
@@ -53,7 +53,7 @@ from .context import Scope
 from .errors import CrossTenantReferenceError, refused
 from .froms import source
 from .ownership import Ownership, Path, mapper_of, owned, path_of
-from .pins import leave, pin_of, resume, sessions_of
+from .pins import flush_of, leave, pin_of, resume, sessions_of
 from .predicate import column_in, condition, shows_shared_rows
 from .rawsql import adds_rows, only_modifies
 
@@ -84,7 +84,8 @@ _PLAIN = {int, str, bytes, uuid.UUID, decimal.Decimal, datetime.date, datetime.d
 class Reference:
     """A foreign key that a statement writes, and where its values come from.
 
-    `kept` reads it from the rows that are changed, where only a part of it is set.
+    `kept` reads it from the rows that are changed, where only a part of it is set. `comparable`:
+    a value means the same on both sides, whatever types of the developer's own do to it.
     """
 
     table: Table
@@ -92,6 +93,7 @@ class Reference:
     required: bool
     sources: tuple[tuple[_Source, ...], ...]
     kept: Select[Any] | None
+    comparable: bool
 
 
 def references_in(
@@ -122,7 +124,14 @@ def references_in(
                 kept = select(*columns).select_from(statement.table)
                 kept = kept.where(*statement._where_criteria)
 
-            yield Reference(ownership.table, path, required, tuple(sources), kept)
+            alike = all(map(_writes_alike, path.local, path.remote))
+            yield Reference(ownership.table, path, required, tuple(sources), kept, alike)
+
+
+def _writes_alike(one: Column[Any], other: Column[Any]) -> bool:
+    types = (one.type, other.type)
+    own = any(isinstance(type_, (TypeDecorator, UserDefinedType)) for type_ in types)
+    return not own or types[0] is types[1] or repr(types[0]) == repr(types[1])
 
 
 def _values_of(
@@ -266,7 +275,7 @@ def _look_up(
     # A row belongs only under its tenant's own rows; it may point to shared ones otherwise.
     own = owned(path.parent) if reference.required else None
     strict = own is not None and shows_shared_rows(own)
-    unknown = list(keys if strict else _not_held(connection, path, keys))
+    unknown = list(keys if strict else _not_held(connection, reference, keys))
     for start in range(0, len(unknown), _CHUNK):
         chunk = unknown[start : start + _CHUNK]
         statement = _matching(path, chunk)
@@ -318,14 +327,16 @@ def _unwalled(connection: Connection) -> Iterator[None]:
 
 
 def _not_held(
-    connection: Connection, path: Path, keys: set[tuple[Any, ...]]
+    connection: Connection, reference: Reference, keys: set[tuple[Any, ...]]
 ) -> Iterator[tuple[Any, ...]]:
     """The keys of rows that the session neither loaded nor is about to add."""
+    path = reference.path
     sessions = sessions_of(connection)
     mine = pin_of(sessions[0]) if len(sessions) == 1 else None
     mapper = mapper_of(path.parent)
     primary = [column.name for column in path.parent.primary_key]
-    if mine is None or mapper is None or primary != [column.name for column in path.remote]:
+    known = reference.comparable and primary == [column.name for column in path.remote]
+    if mine is None or mapper is None or not known:
         yield from keys
         return
 
@@ -337,14 +348,14 @@ def _not_held(
             yield key
             continue
 
-        found = held.get(identity)
-        sure = found is not None and identity not in forged
-        if sure and object_mapper(found).isa(mapper):
+        state = None if identity in forged else held.fast_get_state(identity)
+        # What has expired may have been deleted since, and its key given to another.
+        if state is not None and not state.expired and state.mapper.isa(mapper):
             continue
 
         written = _written(sessions[0], forged) if written is None else written
-        known = written.get(identity[:2])
-        if known is None or not known.isa(mapper):
+        adds = written.get(identity[:2])
+        if adds is None or not adds.isa(mapper):
             yield key
 
 
@@ -353,20 +364,14 @@ def _is_plain(key: tuple[Any, ...]) -> bool:
 
 
 def _written(session: Any, forged: Container[Any]) -> dict[Any, Mapper[Any]]:
-    """What a flush adds, or gives another key. Outside of one, that is no proof of a row."""
+    """What the flush adds, or gives another key. Outside of it, that is no proof of a row."""
     found: dict[Any, Mapper[Any]] = {}
-    if not session._flushing:
-        return found
+    flush = flush_of(session)
+    states = {} if flush is None else flush.states
+    for state, (deleted, listed) in states.items():
+        if deleted or listed or state.key in forged or not _is_keyed(state):
+            continue
 
-    renamed = (
-        state
-        for state in session.identity_map._modified
-        if not state.mapper._primary_key_propkeys.isdisjoint(state.committed_state)
-        and state.key not in forged
-        and state not in session._deleted
-    )
-    states: Iterable[Any] = (*map(inspect, session.new), *renamed)
-    for state in states:
         key = tuple(
             state.dict.get(state.mapper.get_property_by_column(column).key)
             for column in state.mapper.primary_key
@@ -374,6 +379,12 @@ def _written(session: Any, forged: Container[Any]) -> dict[Any, Mapper[Any]]:
         found[state.mapper.base_mapper.class_, key] = state.mapper
 
     return found
+
+
+def _is_keyed(state: Any) -> bool:
+    """Whether a flush gives an object its primary key."""
+    changed = state.mapper._primary_key_propkeys.intersection(state.committed_state)
+    return state.key is None or bool(changed)
 
 
 def _paths(ownership: Ownership) -> Iterator[Path]:

@@ -23,7 +23,7 @@ from .errors import (
     refused,
 )
 from .ownership import TenantAttribute, on_first_mark, tenant_attributes
-from .pins import belongs_elsewhere, follow, is_used, pin, pin_of
+from .pins import begin_flush, belongs_elsewhere, follow, is_used, pin, pin_of
 from .predicate import same_tenant, tenant_now, tenant_value
 
 
@@ -79,6 +79,7 @@ def _pin_flush(session: Session, flush_context: Any, instances: Any) -> None:
     if scope is not None and pin_of(session) is not None:
         pin(session, scope)
 
+    begin_flush(session, flush_context)
     flush_context.presort_actions[_Objects] = _Objects()
 
 
