@@ -2752,3 +2752,41 @@ def test_a_row_of_ones_own_joins_the_collection_of_a_shared_row() -> None:
         session.get(Kind, 1).name = "table"
         with pytest.raises(CrossTenantAccessError, match="belongs to no tenant"):
             session.flush()
+
+
+@pytest.mark.parametrize("how", ["auto", "evaluate", "fetch"])
+@pytest.mark.parametrize("shared", databases.SERVERS, indirect=True)
+def test_a_bulk_statement_leaves_shared_rows_in_memory_as_they_are(
+    shared: Engine, how: Any
+) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    @tenant_aware(shared=True)
+    class Kind(Base):
+        __tablename__ = "bulk_kinds"
+        id = mapped_column(Integer, primary_key=True)
+        tenant_id = mapped_column(String(20))
+        name = mapped_column(String(20))
+
+    Base.metadata.drop_all(shared)
+    Base.metadata.create_all(shared)
+    for key, whose in enumerate([None, "acme", "globex"], 1):
+        scope = tenant_scope(whose) if whose else unscoped("shared rows", write=True)
+        with scope, Session(shared) as session:
+            session.add(Kind(id=key, name="old"))
+            session.commit()
+
+    with tenant_scope("acme"), Session(shared) as session:
+        held = session.scalars(select(Kind).order_by(Kind.id)).all()
+        changed = update(Kind).values(name="new").where(Kind.name == "old")
+        session.execute(changed, execution_options={"synchronize_session": how})
+        assert [row.name for row in held] == ["old", "new"]
+        gone = delete(Kind).where(Kind.name.in_(["old", "new"]))
+        session.execute(gone, execution_options={"synchronize_session": how})
+        assert [row in session for row in held] == [True, False]
+        assert session.get(Kind, 1) is held[0]
+        session.commit()
+
+    stored = _stored(shared, "SELECT id, name FROM bulk_kinds ORDER BY id")
+    assert stored == [(1, "old"), (3, "old")]

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         compiled: Any
         compiled_parameters: list[dict[str, Any]]
         dialect: Any
+        execution_options: Any
         root_connection: Any
         statement: Any
 

@@ -26,7 +26,7 @@ from .compilers import DDLCompiler, ExecutionContext
 from .context import Scope, active_scope, entered
 from .errors import TenancyError, UnscopedStatementError, refused
 from .ownership import lock, marks, on_first_mark, owned_names
-from .pins import pin_sessions
+from .pins import forget_shared, pin_sessions
 from .positions import tables_in
 from .texts import ReadOnly, only_reads, raw_sql
 from .wall import Wall
@@ -274,6 +274,9 @@ class _Execution(ExecutionContext):
                 if compiled.references:
                     references.check(self.root_connection, self)
 
+                if compiled.spares_shared:
+                    self._forget_shared()
+
             elif compiled.without_tenant:
                 self._refuse_foreign(self.statement)
         else:
@@ -288,6 +291,12 @@ class _Execution(ExecutionContext):
             _watch(connection.engine.dialect)
 
         super().pre_exec()
+
+    def _forget_shared(self) -> None:
+        # SQLAlchemy's own, beside an UPDATE or DELETE that it repeats on the objects in memory.
+        options = self.execution_options.get("_sa_orm_update_options")
+        if options is not None and options._synchronize_session:
+            forget_shared(self.root_connection, options._subject_mapper)
 
     def _exec_default_clause_element(self, *args: Any) -> Any:
         self.went_through_the_wall = True

@@ -124,6 +124,18 @@ def pin_sessions(connection: Any) -> None:
             transaction._partywall_used = True
 
 
+def forget_shared(connection: Any, mapper: Any) -> None:
+    """Shared rows stay as they are, but SQLAlchemy would take those in memory for changed too."""
+    for session in sessions_of(connection):
+        for state in session.identity_map.all_states():
+            held, attributes = state.obj(), tenant_attributes(state.mapper)
+            if held is None or not attributes or not state.mapper.isa(mapper):
+                continue
+
+            if all(state.dict.get(attribute.key) is None for attribute in attributes):
+                session.expire(held)
+
+
 def is_used(session: Any) -> bool:
     """Whether owned rows were used in the transaction that the session is in."""
     transaction: Any = session.get_transaction()

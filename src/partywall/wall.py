@@ -29,7 +29,7 @@ from sqlalchemy.sql.selectable import FromClause, FromGrouping, Join, TableClaus
 from .errors import UnscopedStatementError, refused
 from .froms import leaves, source
 from .ownership import Ownership, column_of
-from .predicate import Bytes, TenantParameter, absent, condition
+from .predicate import Bytes, TenantParameter, absent, condition, shows_shared_rows
 from .texts import Criteria, nameless
 from .values import Prepared, Values
 
@@ -43,6 +43,8 @@ class Wall(Values):
 
     # Compiled with literal values, for people to read: it is not executed as it is.
     holds_tenant = False
+    # Changes a table of which other rows are seen as well.
+    spares_shared = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._expected: Counter[int] = Counter()
@@ -157,8 +159,9 @@ class Wall(Values):
             if ownership is None:
                 return []
 
-            mine = condition(ownership, from_, self.dialect, changing=hash(from_) in changing)
-            return [(from_, ownership, mine)]
+            changed = hash(from_) in changing
+            self.spares_shared |= changed and shows_shared_rows(ownership)
+            return [(from_, ownership, condition(ownership, from_, self.dialect, changing=changed))]
 
         left = self._guarding(from_.left, changing)
         if from_.isouter and not from_.full:
