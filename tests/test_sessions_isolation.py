@@ -187,10 +187,21 @@ def test_a_warm_session_goes_on_serving_its_own_tenant(
     place.oracle.nothing_changed()
 
 
-def test_objects_in_memory_are_not_listed_for_another_tenant(place: Place) -> None:
+@pytest.mark.parametrize(
+    "listed",
+    [
+        list,
+        lambda session: session.identity_map.values(),
+        lambda session: session.identity_map.items(),
+        lambda session: session.dirty,
+    ],
+    ids=["all", "values", "items", "dirty"],
+)
+def test_objects_in_memory_are_not_listed_for_another_tenant(place: Place, listed: Any) -> None:
     session = warmed(place)
+    session.info["memo"].title = "changed"
     with session, tenant_scope("globex"), pytest.raises(CrossTenantAccessError, match=OTHER_TENANT):
-        list(session)
+        listed(session)
 
 
 def test_an_expired_object_is_not_loaded_for_another_tenant(place: Place) -> None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         def __getitem__(self, key: Any) -> Any: ...
         def __len__(self) -> int: ...
         def values(self) -> list[Any]: ...
+        def items(self) -> list[Any]: ...
+        def _dirty_states(self) -> set[Any]: ...
 
 else:
     _IdentityMap = object
@@ -183,10 +185,25 @@ class Pinned(_IdentityMap):
         return super().__getitem__(key)
 
     def values(self) -> list[Any]:
+        self._refuse_all()
+        return super().values()
+
+    def items(self) -> list[Any]:
+        self._refuse_all()
+        return super().items()
+
+    def _dirty_states(self) -> set[Any]:
+        dirty = super()._dirty_states()
+        scope = active_scope()
+        if scope is None or not self.serves(scope):
+            for state in dirty:
+                self._refuse_others(state.key)
+
+        return dirty
+
+    def _refuse_all(self) -> None:
         for key in self._dict:
             self._refuse_others(key)
-
-        return super().values()
 
     def _refuse_others(self, key: Any) -> None:
         scope = active_scope()
