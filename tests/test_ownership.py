@@ -702,3 +702,49 @@ def test_a_parent_that_is_renamed_and_deleted_does_not_vouch_for_its_new_name(
         session.add(room)
         with pytest.raises(CrossTenantReferenceError, match="does not belong to the current"):
             session.flush()
+
+
+def test_each_table_of_a_hierarchy_may_be_marked_through_the_one_above(engine: Engine) -> None:
+    metadata = MetaData()
+    house = Table(
+        "houses",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("tenant_id", String(20)),
+    )
+    shop = Table("shops", metadata, Column("house_id", ForeignKey("houses.id"), primary_key=True))
+    bakery = Table(
+        "bakeries",
+        metadata,
+        Column("shop_id", ForeignKey("shops.house_id"), primary_key=True),
+        Column("bread", String(20)),
+    )
+    tenant_table(house)
+    tenant_table(shop, through="house_id")
+    tenant_table(bakery, through="shop_id")
+
+    class House:
+        pass
+
+    class Shop(House):
+        pass
+
+    class Bakery(Shop):
+        pass
+
+    mapped = registry(metadata=metadata)
+    mapped.map_imperatively(House, house)
+    mapped.map_imperatively(Shop, shop, inherits=House)
+    mapped.map_imperatively(Bakery, bakery, inherits=Shop)
+    metadata.create_all(engine)
+    for tenant in ("acme", "globex"):
+        with tenant_scope(tenant), Session(engine) as session:
+            made: Any = Bakery()
+            made.bread = f"of {tenant}"
+            session.add(made)
+            session.commit()
+
+    with tenant_scope("acme"), Session(engine) as session:
+        assert [found.bread for found in session.scalars(select(Bakery))] == ["of acme"]
+        assert session.execute(select(bakery.c.bread)).all() == [("of acme",)]
+        assert len(session.scalars(select(Shop)).all()) == 1

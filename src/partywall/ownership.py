@@ -669,7 +669,12 @@ def on_first_mark(install: Callable[[], None]) -> Callable[[], None]:
 def _own_if_marked(mapper: Mapper[Any], cls: type[Any]) -> None:
     _read_again(mapper)
     mark = getattr(cls, _MARK, None)
-    if mark is None and mapper.inherits is not None and not mapper.concrete:
+    if (
+        mark is None
+        and mapper.inherits is not None
+        and not mapper.concrete
+        and not _is_marked(mapper.local_table)
+    ):
         entry = _entry_of(mapper.inherits.local_table)
         mark = None if entry is None else entry.mark
 
