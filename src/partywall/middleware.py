@@ -6,7 +6,6 @@ itself has no tenant; `partywall.jobs` carries one there.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 import uuid
@@ -40,11 +39,8 @@ _ANSWERED = (MissingTenantContextError, MalformedTenantError, UnknownTenantError
 _POLICY_VIOLATION = 1008
 _END: Any = object()
 
-# What can be a key of a cache, and equals nothing of another type.
-_HASHED = frozenset({str, int, uuid.UUID})
-
 # Asked before `isawaitable`, which takes longer than all the rest.
-PLAIN = _HASHED | {TenantContext, type(None)}
+PLAIN = frozenset({str, int, uuid.UUID, TenantContext, type(None)})
 
 _KINDS = frozenset({"http", "websocket"})
 
@@ -151,7 +147,7 @@ class TenantSessionMiddleware:
 
     def _enter(self, found: Found) -> Scope:
         if found is not None:
-            return Scope(self, _known(found) if type(found) in _HASHED else as_context(found))
+            return Scope(self, as_context(found))
 
         if self.on_missing_tenant != "defer":
             raise refused(MissingTenantContextError("The request has no tenant."))
@@ -176,9 +172,6 @@ class TenantSessionMiddlewareWSGI(TenantSessionMiddleware):
 
     def __call__(self, environ: Request, start_response: StartResponse, /) -> Iterable[bytes]:
         return self._wsgi(environ, start_response)
-
-
-_known = functools.lru_cache(maxsize=1024)(TenantContext)
 
 
 async def _refuse(error: TenancyError, request: Request, send: Send) -> None:
