@@ -2136,6 +2136,13 @@ def test_a_dialect_is_given_an_execution_context_of_ones_own(shared: Engine) -> 
         assert len(begun) == 1
 
 
+def test_a_session_may_be_bound_to_a_stand_in() -> None:
+    engine = mock.Mock()
+    with tenant_scope("acme"), Session(engine) as session:
+        assert session.connection() is engine.connect.return_value
+        session.commit()
+
+
 def test_a_dialect_may_be_a_stand_in() -> None:
     engine = create_engine("sqlite://", _initialize=False)
     engine.dialect = mock.Mock()

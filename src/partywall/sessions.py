@@ -28,7 +28,9 @@ from .predicate import same_tenant, tenant_now, tenant_value
 
 
 def _follow(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    follow(session, connection)
+    # A stand-in, as tests have it, executes nothing.
+    if isinstance(connection, Connection):
+        follow(session, connection)
 
 
 def _pin_attached(session: Session, state: Any) -> None:
