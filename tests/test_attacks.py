@@ -242,6 +242,8 @@ SIGNS_OF_GLOBEX = ("SECRET", "7777", "8888", "8889")
 
 RAW = "Raw SQL names owned tables"
 UNDO = "could undo its tenant condition"
+GOES_ON = "goes on with it"
+ANOTHER = "begins another SELECT"
 OTHER = "names tenant 'globex'"
 EXPRESSION = "cannot be set to an expression"
 AWAY = "does not belong to the current tenant"
@@ -399,6 +401,48 @@ def a_statement_hint_continues_the_from_list(session: Session) -> Any:
     return session.execute(
         select(literal_column("p2.code")).select_from(D).with_statement_hint(", parcels AS p2")
     )
+
+
+@attack(refused=GOES_ON)
+def a_suffix_goes_on_with_the_condition(session: Session) -> Any:
+    return session.execute(select(P.c.code).suffix_with("IS NOT NULL"))
+
+
+@attack(refused=GOES_ON)
+def a_suffix_of_a_subquery_goes_on_with_it_behind_a_comment(session: Session) -> Any:
+    below = select(P.c.code).where(P.c.id > 0).suffix_with("/* FOR */ OR 1 = 1").subquery()
+    return session.execute(select(below.c.code))
+
+
+@attack(refused=GOES_ON)
+def a_statement_hint_goes_on_with_the_condition(session: Session) -> Any:
+    return session.execute(select(Parcel.code).with_statement_hint("OR 1 = 1"))
+
+
+@attack(refused=GOES_ON)
+def a_suffix_goes_on_with_an_on_clause(session: Session) -> Any:
+    joined = select(D.c.code, P.c.code).outerjoin_from(D, P, true())
+    return session.execute(joined.suffix_with("OR 1 = 1"))
+
+
+TAKES_ITS_WHERE = "1 = 1 UNION ALL SELECT 'x' FROM (SELECT 'acme' AS tenant_id) AS parcels"
+
+
+@attack(refused=ANOTHER)
+def an_on_clause_begins_a_select_that_takes_the_condition(session: Session) -> Any:
+    return session.execute(select(P.c.code).join(D, text(TAKES_ITS_WHERE)))
+
+
+@attack(refused=ANOTHER)
+def an_alias_begins_a_select_that_takes_the_condition(session: Session) -> Any:
+    other = D.alias(_bare(TAKES_ITS_WHERE.replace("1 = 1", "d")))
+    return session.execute(select(P.c.code).select_from(P, other))
+
+
+@attack(refused=ANOTHER, on="mariadb")
+def a_hint_begins_a_select_that_takes_the_condition(session: Session) -> Any:
+    hint = TAKES_ITS_WHERE.replace("1 = 1", "")
+    return session.execute(select(P.c.code).with_hint(P, hint))
 
 
 @attack(refused=RAW, on="mariadb")
@@ -2143,6 +2187,28 @@ if SERIES >= (2, 1):
     @attack(refused=RAW)
     def a_syntax_extension_adds_a_union(session: Session) -> Any:
         return session.execute(select(P.c.code).ext(Union()))
+
+    class Or(SyntaxExtension, ClauseElement):
+        inherit_cache = False
+        _traverse_internals: ClassVar[Any] = []
+
+        def apply_to_select(self, select_stmt: Any) -> None:
+            select_stmt.apply_syntax_extension_point(lambda old: [*old, self], "post_criteria")
+
+        def apply_to_delete(self, delete_stmt: Any) -> None:
+            delete_stmt.apply_syntax_extension_point(lambda old: [*old, self], "post_criteria")
+
+    @compiles(Or)
+    def _or(element: Any, compiler: Any, **kw: Any) -> str:
+        return "OR 1 = 1"
+
+    @attack(refused=GOES_ON)
+    def a_syntax_extension_goes_on_with_the_condition(session: Session) -> Any:
+        return session.execute(select(P.c.code).order_by(P.c.id).ext(Or()))
+
+    @attack(refused=GOES_ON)
+    def a_syntax_extension_of_a_delete_goes_on_with_the_condition(session: Session) -> Any:
+        return session.execute(delete(P).ext(Or()))
 
     @attack
     def a_view_holds_the_rows_of_its_maker(session: Session) -> Any:

@@ -38,9 +38,11 @@ __all__ = [
     "TenantParameter",
     "TenantText",
     "adds_rows",
+    "goes_on",
     "only_modifies",
     "runs_sql",
     "scan",
+    "selects_again",
     "stands_before",
     "tables_in",
     "tenant_text",
@@ -118,6 +120,32 @@ def adds_rows(sql: str) -> bool:
     return False
 
 
+def selects_again(sql: str, *, hash_comments: bool) -> bool:
+    """Whether another SELECT follows one outside of parentheses, and takes its WHERE."""
+    if len(_SELECT.findall(sql)) < 2:
+        return False
+
+    depth = selects = 0
+    for match in TOKENS[hash_comments].finditer(sql):
+        kind, text = match.lastgroup, match[0]
+        if kind == "sign":
+            depth += {"(": 1, ")": -1}.get(text, 0)
+        elif kind == "word":
+            selects += depth <= 0 and _SELECT.fullmatch(text) is not None
+            if selects > 1:
+                return True
+        elif kind in ("body", "doubt", "line"):
+            return _SET_OPERATOR.search(sql, match.start()) is not None
+
+    return False
+
+
+def goes_on(sql: str, *, hash_comments: bool) -> bool:
+    """Whether what stands behind a criterion could belong to it still, and is no clause of its own."""
+    certain = _certain(sql, hash_comments)
+    return bool(certain) and certain[0][0].casefold() not in _CLAUSES
+
+
 def only_modifies(prefix: str) -> bool:
     """Whether what stands before the columns of a SELECT leaves them as they are."""
     words = _COMMENT.sub(" ", prefix).casefold().split()
@@ -183,6 +211,9 @@ class TenantText(TextClause):
 _TENANT = "tenant"
 
 _SET_OPERATOR = re.compile(r"\b(?:union|except|intersect|minus)\b", re.IGNORECASE)
+_SELECT = re.compile(r"\bselect\b", re.IGNORECASE)
+_CLAUSES = {"where", "group", "having", "window", "order", "limit", "offset", "fetch", "for"}
+_CLAUSES |= {"lock", "into", "union", "intersect", "except", "with", "returning"}
 _COMMENT = re.compile(r"/\*(?!M?!)(?:[^*]|\*(?!/))*\*/")
 
 # SQLite takes a string for a name where only a name can stand, also at the start of a FROM.

@@ -47,9 +47,12 @@ class Criteria(ClauseElement):
 
     __visit_name__ = "partywall_criteria"
 
-    def __init__(self, written: Iterable[Any], conditions: Iterable[ColumnElement[bool]]) -> None:
+    def __init__(
+        self, written: Iterable[Any], conditions: Iterable[ColumnElement[bool]], end: str = ""
+    ) -> None:
         self.written = [clause.self_group(against=operators.and_) for clause in written]
         self.conditions = [clause.self_group(against=operators.and_) for clause in conditions]
+        self.end = end
 
 
 class Texts(Compiler):

@@ -26,6 +26,7 @@ from sqlalchemy.sql.elements import (
 )
 from sqlalchemy.sql.selectable import FromClause, FromGrouping, Join, TableClause
 
+from . import rawsql
 from .errors import UnscopedStatementError, refused
 from .froms import leaves, source
 from .ownership import Ownership, column_of
@@ -33,6 +34,8 @@ from .predicate import Bytes, TenantParameter, absent, condition, shows_shared_r
 from .texts import Criteria, nameless
 from .values import Prepared, Values
 
+# Stands behind a criterion until it is known what follows; no database takes it for SQL.
+_END = "\0"
 _LOOSE = re.compile(r"\bx?or\b|\|\|", re.IGNORECASE)
 
 Guard = tuple[FromClause, Ownership, ColumnElement[bool]]
@@ -48,7 +51,12 @@ class Wall(Values):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._expected: Counter[int] = Counter()
+        # The latest that was rendered.
+        self._criteria = ""
         super().__init__(*args, **kwargs)
+
+    def visit_select(self, *args: Any, **kw: Any) -> str:
+        return self._without_end(super().visit_select(*args, **kw))[0]
 
     def _compose_select_body(
         self,
@@ -64,11 +72,41 @@ class Wall(Values):
         if guards:
             self._refuse_in_ddl()
             select = select._clone()
-            select._where_criteria = (_with(select._where_criteria, guards),)
+            select._where_criteria = (_with(select._where_criteria, guards, _END),)
 
         with self._rendering(froms):
-            return super()._compose_select_body(
+            text = super()._compose_select_body(
                 text, select, compile_state, inner_columns, froms, *args
+            )
+
+        if guards:
+            self._refuse_another_select(text.partition(_END)[0])
+            text, ended = self._without_end(text)
+        else:
+            ended = bool(self._criteria) and text.endswith(self._criteria)
+
+        return text + _END if ended else text
+
+    def _without_end(self, text: str) -> tuple[str, bool]:
+        """Take away the mark behind a criterion, and whether nothing follows. A clause may follow."""
+        before, marked, behind = text.partition(_END)
+        if behind and rawsql.goes_on(behind, hash_comments=isinstance(self.dialect, MySQLDialect)):
+            raise refused(
+                UnscopedStatementError(
+                    "A text fragment in this statement could undo its tenant condition: it stands "
+                    "behind WHERE or ON and goes on with it. Write it with where()."
+                )
+            )
+
+        return before + behind, bool(marked) and not behind
+
+    def _refuse_another_select(self, text: str) -> None:
+        if rawsql.selects_again(text, hash_comments=isinstance(self.dialect, MySQLDialect)):
+            raise refused(
+                UnscopedStatementError(
+                    "A text fragment in this statement begins another SELECT, which would take its "
+                    "tenant condition. Write it with union() and its kin."
+                )
             )
 
     def _refuse_in_ddl(self) -> None:
@@ -141,13 +179,14 @@ class Wall(Values):
         guards = [guard for from_ in froms for guard in self._guarding(from_, changing)]
         if guards:
             statement = state.statement._clone()
-            statement._where_criteria = (_with(statement._where_criteria, guards),)
+            statement._where_criteria = (_with(statement._where_criteria, guards, _END),)
             state.statement = statement
 
         # MySQL names the target of a DELETE with several tables twice.
         with self._rendering([*froms, *froms]):
             text: str = visit(Prepared(state), visiting_cte=visiting_cte, **kw)
-            return text
+
+        return self._without_end(text)[0]
 
     def _guarding(self, from_: FromClause, changing: Collection[int] = ()) -> list[Guard]:
         """The conditions, for WHERE, under which the rows of a FROM are the tenant's."""
@@ -218,7 +257,8 @@ class Wall(Values):
 
         # First the conditions: what was written is not tried on the rows of others.
         conditions = [self.process(condition, **kw) for condition in element.conditions]
-        return " AND ".join(text for text in (*conditions, written) if text)
+        self._criteria = " AND ".join(text for text in (*conditions, written) if text)
+        return self._criteria + element.end
 
     def visit_partywall_bytes(self, element: Bytes, **kw: Any) -> str:
         return f"CAST(CONVERT({self.process(element.element, **kw)} USING utf8mb4) AS BINARY)"
@@ -231,8 +271,8 @@ class Wall(Values):
         return super().render_literal_bindparam(bindparam, **kw)
 
 
-def _with(written: Sequence[Any], guards: Sequence[Guard]) -> Criteria:
-    return Criteria(written, [mine for _, _, mine in guards])
+def _with(written: Sequence[Any], guards: Sequence[Guard], end: str = "") -> Criteria:
+    return Criteria(written, [mine for _, _, mine in guards], end)
 
 
 def _hashes(from_: FromClause) -> set[int]:
