@@ -29,7 +29,6 @@ from sqlalchemy.orm import (
     Mapped,
     MappedAsDataclass,
     Session,
-    class_mapper,
     configure_mappers,
     mapped_column,
     registry,
@@ -749,35 +748,3 @@ def test_each_table_of_a_hierarchy_may_be_marked_through_the_one_above(engine: E
         assert [found.bread for found in session.scalars(select(Bakery))] == ["of acme"]
         assert session.execute(select(bakery.c.bread)).all() == [("of acme",)]
         assert len(session.scalars(select(Shop)).all()) == 1
-
-
-def test_a_table_whose_class_is_gone_stops_no_other_class() -> None:
-    Base = registry().generate_base()
-
-    @tenant_aware
-    class Shelf(Base):
-        __tablename__ = "ownership_gone_shelf"
-        id = Column(Integer, primary_key=True)
-        tenant_id = Column(String(20))
-
-    @tenant_aware(through="stands_on")
-    class Book(Base):
-        __tablename__ = "ownership_gone_book"
-        id = Column(Integer, primary_key=True)
-        shelf_id = Column(ForeignKey("ownership_gone_shelf.id"))
-        stands_on = relationship("Shelf")
-
-    # Held, as a MetaData holds them, without their classes.
-    tables = [Shelf.__table__, Book.__table__]
-    gone = ref(Book)
-    del Base, Shelf, Book
-    gc.collect()
-    assert gone() is None and len(tables) == 2
-
-    class Lamp(registry().generate_base()):
-        __tablename__ = "ownership_lamp"
-        id = Column(Integer, primary_key=True)
-
-    assert not class_mapper(Lamp, configure=False).configured
-    configure_mappers()
-    assert class_mapper(Lamp, configure=False).configured

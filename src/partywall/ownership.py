@@ -268,10 +268,6 @@ class _Entry:
         self.resolving = False
 
     @property
-    def has_mapper(self) -> bool:
-        return self._mapper is not None
-
-    @property
     def mapper(self) -> Mapper[Any] | None:
         return None if self._mapper is None else self._mapper()
 
@@ -705,11 +701,7 @@ def _resolve_all() -> None:
 
 
 def _is_configured(entry: _Entry) -> bool:
-    if entry.has_mapper:
-        # None once its class is gone: what only the class could tell is asked no more.
-        return entry.mapper is not None and entry.mapper.configured
-
-    return True
+    return entry.mapper is None or entry.mapper.configured
 
 
 def _mappers_below(cls: type[Any]) -> Iterator[Mapper[Any]]:
