@@ -177,6 +177,24 @@ def test_an_application_may_mark_every_table_as_it_is_made() -> None:
     assert done.stdout == "[(4,)]\n"
 
 
+def test_what_is_done_to_the_class_of_a_dialect_reaches_the_next_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owned = tenant_table(
+        Table("wall_patched", MetaData(), Column("id", Integer), Column("tenant_id", String))
+    )
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection, pytest.raises(MissingTenantContextError, match="current"):
+        connection.execute(select(owned))
+
+    connected: list[object] = []
+    monkeypatch.setattr(engine.dialect.__class__, "on_connect", lambda _: connected.append)
+    with create_engine("sqlite://").connect() as connection:
+        assert len(connected) == 1
+        with pytest.raises(MissingTenantContextError, match="current"):
+            connection.execute(select(owned))
+
+
 def test_an_unknown_dialect_is_refused_for_owned_tables_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

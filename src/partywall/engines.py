@@ -143,19 +143,20 @@ def _classes_for(dialect: Any) -> _Classes:
 def _dialect_class(
     dialect: Any, compiler: type[Any], context: type[Any], ddl: type[Any]
 ) -> type[Any]:
+    plain = type(dialect)
     own = {
+        # What others see, and patch, is the class that the next engine's dialect has, too.
+        "__class__": property(lambda _: plain),
         # Data descriptors: they win over the attributes of the dialect that is shared.
         "statement_compiler": property(attrgetter(_COMPILER)),
         _COMPILER: compiler,
         "execution_ctx_cls": property(attrgetter(_CONTEXT), _set_context, _reset_context),
         _CONTEXT: context,
         "ddl_compiler": property(lambda _: ddl),
-        "_deliver_insertmanyvalues_batches": _batches(type(dialect)),
-        # SQLAlchemy looks for this one on the very class.
-        "supports_statement_cache": dialect.supports_statement_cache,
-        "__module__": type(dialect).__module__,
+        "_deliver_insertmanyvalues_batches": _batches(plain),
+        "__module__": plain.__module__,
     }
-    return type(type(dialect).__name__, (type(dialect),), own)
+    return type(plain.__name__, (plain,), own)
 
 
 def _walled_context(plain: type[Any]) -> type[Any]:
