@@ -748,3 +748,84 @@ def test_each_table_of_a_hierarchy_may_be_marked_through_the_one_above(engine: E
         assert [found.bread for found in session.scalars(select(Bakery))] == ["of acme"]
         assert session.execute(select(bakery.c.bread)).all() == [("of acme",)]
         assert len(session.scalars(select(Shop)).all()) == 1
+
+
+def mark_classes(order: Any, item: Any, through: str | None) -> None:
+    tenant_aware(order)
+    tenant_aware(item) if through is None else tenant_aware(through=through)(item)
+
+
+def mark_tables(order: Any, item: Any, through: str | None) -> None:
+    tenant_table(order.__table__, column="whose")
+    if through is None:
+        tenant_table(item.__table__, column="whose")
+    else:
+        tenant_table(item.__table__, through=through)
+
+
+@pytest.mark.parametrize("mark", [mark_classes, mark_tables])
+@pytest.mark.parametrize("through", [None, "order", "order_id"])
+@pytest.mark.parametrize("early", [True, False])
+def test_what_is_below_and_between_marked_tables_is_owned_whenever_they_are_marked(
+    engine: Engine, mark: Any, through: str | None, early: bool
+) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    def owner() -> Any:
+        return mapped_column("tenant_id", String(20), key="whose")
+
+    class Order(Base):
+        __tablename__ = "orders"
+        id = mapped_column(Integer, primary_key=True)
+        tenant_id = owner()
+
+    class Item(Base):
+        __tablename__ = "items"
+        id = mapped_column(Integer, primary_key=True)
+        kind = mapped_column(String(20))
+        order_id = mapped_column(ForeignKey("orders.id"), nullable=False)
+        order = relationship(Order)
+        if through is None:
+            tenant_id = owner()
+
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "item"}
+
+    if early:
+        mark(Order, Item, through)
+
+    links = Table(
+        "item_orders",
+        Base.metadata,
+        Column("item_id", ForeignKey("items.id"), primary_key=True),
+        Column("order_id", ForeignKey("orders.id"), primary_key=True),
+    )
+
+    class Gift(Item):
+        __tablename__ = "gifts"
+        id = mapped_column(ForeignKey("items.id"), primary_key=True)
+        paper = mapped_column(String(20))
+        orders = relationship(Order, secondary=links)
+        __mapper_args__ = {"polymorphic_identity": "gift"}
+
+    if not early:
+        mark(Order, Item, through)
+
+    Base.metadata.create_all(engine)
+    for tenant in ("acme", "globex"):
+        with tenant_scope(tenant), Session(engine) as session:
+            order = Order()
+            session.add(Gift(order=order, orders=[order], paper="red"))
+            session.commit()
+
+    gifts: Any = Gift.__table__
+    with tenant_scope("acme"), Session(engine) as session:
+        (gift,) = session.scalars(select(Gift)).all()
+        assert gift.orders == [gift.order]
+        assert session.execute(select(gifts)).all() == [(gift.id, "red")]
+        assert session.execute(select(links)).all() == [(gift.id, gift.order_id)]
+        assert session.execute(gifts.update().values(paper="blue")).rowcount == 1
+        session.commit()
+
+    with tenant_scope("globex"), Session(engine) as session:
+        assert session.scalars(select(gifts.c.paper)).all() == ["red"]

@@ -15,10 +15,10 @@ from weakref import WeakSet, ref
 
 from sqlalchemy import Column, ForeignKeyConstraint, Table, event
 from sqlalchemy.exc import NoReferenceError
-from sqlalchemy.orm import Mapper, RelationshipProperty, class_mapper, registry
+from sqlalchemy.orm import Mapper, RelationshipProperty, class_mapper
 from sqlalchemy.orm.exc import UnmappedClassError, UnmappedColumnError
 from sqlalchemy.orm.interfaces import MANYTOONE
-from sqlalchemy.orm.mapper import _CONFIGURE_MUTEX
+from sqlalchemy.orm.mapper import _CONFIGURE_MUTEX, _all_registries
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import BinaryExpression, ColumnElement
 from sqlalchemy.sql.expression import FromClause, TableClause
@@ -239,7 +239,6 @@ _ATTRIBUTES = "_partywall_attributes"
 # replaced, never added to, and read without.
 lock = _CONFIGURE_MUTEX
 _marks = 0
-_registries: WeakSet[registry] = WeakSet()
 # Moves with every mark and every mapper; the mappers' relationships were read as of an earlier one.
 epoch = 0
 _read_as_of = 0
@@ -250,7 +249,7 @@ _named: dict[str, WeakSet[Table]] = {}
 class _Entry:
     """What is known of one marked table; kept on the table itself, so that it dies with it."""
 
-    __slots__ = ("_mapper", "mark", "name", "original", "ownership", "resolving")
+    __slots__ = ("_asked", "_mapper", "mark", "name", "original", "ownership", "resolving")
 
     def __init__(
         self,
@@ -261,11 +260,11 @@ class _Entry:
     ) -> None:
         self.name = name
         self.mark = mark
-        self.mapper = mapper
         # Of a copy that nobody has marked.
         self.original = original
         self.ownership: Ownership | None = None
         self.resolving = False
+        self.mapper = mapper
 
     @property
     def mapper(self) -> Mapper[Any] | None:
@@ -273,8 +272,14 @@ class _Entry:
 
     @mapper.setter
     def mapper(self, mapper: Mapper[Any] | None) -> None:
-        # A table may outlive the class that is mapped to it.
+        # A table may outlive the class that is mapped to it, but not what `through` still names.
         self._mapper = None if mapper is None else ref(mapper)
+        unresolved = self.mark is not None and self.mark.through and self.ownership is None
+        self._asked = mapper if unresolved else None
+
+    def resolve(self, ownership: Ownership) -> Ownership:
+        self.ownership, self._asked = ownership, None
+        return ownership
 
     def __reduce__(self) -> Any:
         # A pickled table comes back unmarked, and is then known by its name.
@@ -328,7 +333,8 @@ def _own_mapper(mapper: Mapper[Any], mark: Mark) -> None:
         column = mapper.columns.get(mark.column)
         if column is None:
             columns = (column for table in mapper.tables for column in table.columns)
-            column = next((found for found in columns if found.name == mark.column), None)
+            names = ((found, (found.key, found.name)) for found in columns)
+            column = next((found for found, known in names if mark.column in known), None)
 
         if not isinstance(column, Column):
             raise refused(
@@ -342,7 +348,11 @@ def _own_mapper(mapper: Mapper[Any], mark: Mark) -> None:
             )
 
     table = mapper.local_table if column is None else column.table
-    _own_table(table, _Entry(model, mark, mapper), column)
+    if column is None and _MARK not in vars(mapper.class_) and _is_below_marked(mapper):
+        table = None
+    else:
+        _own_table(table, _Entry(model, mark, mapper), column)
+
     for level in mapper.iterate_to_root():
         other = level.local_table
         if other is table or not isinstance(other, Table) or _is_marked(other):
@@ -393,6 +403,25 @@ def _own_table(table: FromClause, entry: _Entry, column: Column[Any] | None) -> 
 def _is_marked(table: FromClause) -> bool:
     entry = _entry_of(table)
     return entry is not None and entry.original is None
+
+
+def _is_below_marked(mapper: Mapper[Any]) -> bool:
+    """Whether a table belongs to whom the row above it in a hierarchy belongs, marked or not."""
+    above = mapper.inherits
+    return above is not None and not mapper.concrete and _is_marked(above.local_table)
+
+
+def _mark_above(mapper: Mapper[Any]) -> Mark | None:
+    """For a table that is not marked itself, the mark of the one above it in a hierarchy."""
+    table = mapper.local_table
+    if mapper.inherits is None or mapper.concrete or not isinstance(table, Table):
+        return None
+
+    if _is_marked(table):
+        return None
+
+    entry = _entry_of(mapper.inherits.local_table)
+    return None if entry is None else entry.mark
 
 
 def _follow_copies(table: Table, mark: Mark | None) -> None:
@@ -481,8 +510,7 @@ def _resolve(table: Table, entry: _Entry) -> Ownership:
         finally:
             entry.resolving = False
 
-        entry.ownership = Ownership(table, None, (path,), mark.shared)
-        return entry.ownership
+        return entry.resolve(Ownership(table, None, (path,), mark.shared))
 
 
 def _as_original(table: Table, original: Table) -> Ownership:
@@ -546,26 +574,43 @@ def _own_associations() -> None:
         try:
             while _read_as_of != epoch:
                 as_of = epoch
-                for table in _secondaries():
-                    _own_association(table)
+                for mapper in _known_mappers():
+                    _own_mapped_before(mapper)
+                    for table in _secondaries(mapper):
+                        _own_association(table)
 
                 _read_as_of = as_of
         finally:
             _reading = False
 
 
-def _secondaries() -> Iterator[Table]:
-    for mapper in _known_mappers():
-        for relationship in tuple(mapper._init_properties.values()):
-            if isinstance(relationship, RelationshipProperty):
-                secondary = _secondary(relationship, mapper)
-                if isinstance(secondary, Table):
-                    yield secondary
+def _own_mapped_before(mapper: Mapper[Any]) -> None:
+    """A table may be marked when its class, and those below it, are mapped already."""
+    if not hasattr(mapper, "columns"):
+        # It is being mapped, and will be asked then.
+        return
+
+    marked = _entry_of(mapper.local_table)
+    if marked is not None and marked.mapper is None and not mapper.single:
+        marked.mapper = mapper
+
+    mark = _mark_above(mapper)
+    if mark is not None:
+        _own_mapper(mapper, mark)
+        _changed()
+
+
+def _secondaries(mapper: Mapper[Any]) -> Iterator[Table]:
+    for relationship in tuple(mapper._init_properties.values()):
+        if isinstance(relationship, RelationshipProperty):
+            secondary = _secondary(relationship, mapper)
+            if isinstance(secondary, Table):
+                yield secondary
 
 
 def _known_mappers() -> Iterator[Mapper[Any]]:
     # Not `registry.mappers`: it fails while one of its classes is being mapped.
-    for known in tuple(_registries):
+    for known in _all_registries():
         # By reference: a class is added before SQLAlchemy takes the lock.
         for reference in known._managers.keyrefs():
             manager = reference()
@@ -643,13 +688,11 @@ def _changed() -> None:
             _on_first_mark.pop()()
 
 
-def _read_again(mapper: Mapper[Any] | None = None) -> None:
+def _read_again() -> None:
     """There is a mapper more, or those that there are say more than before."""
-    global epoch, _registries
+    global epoch
     with lock:
         epoch += 1
-        if mapper is not None and mapper.registry not in _registries:
-            _registries = WeakSet([*_registries, mapper.registry])
 
 
 def _install() -> None:
@@ -667,22 +710,13 @@ def on_first_mark(install: Callable[[], None]) -> Callable[[], None]:
 
 
 def _own_if_marked(mapper: Mapper[Any], cls: type[Any]) -> None:
-    _read_again(mapper)
-    mark = getattr(cls, _MARK, None)
-    if (
-        mark is None
-        and mapper.inherits is not None
-        and not mapper.concrete
-        and not _is_marked(mapper.local_table)
-    ):
-        entry = _entry_of(mapper.inherits.local_table)
-        mark = None if entry is None else entry.mark
-
+    _read_again()
     marked = _entry_of(mapper.local_table)
     if marked is not None and not mapper.single:
         # The newest: mappers can be cleared away and made anew.
         marked.mapper = mapper
 
+    mark = getattr(cls, _MARK, None) or _mark_above(mapper)
     if mark is not None:
         _own_mapper(mapper, mark)
         _changed()
@@ -706,9 +740,7 @@ def _is_configured(entry: _Entry) -> bool:
 
 def _mappers_below(cls: type[Any]) -> Iterator[Mapper[Any]]:
     with suppress(UnmappedClassError):
-        mapper = class_mapper(cls, configure=False)
-        _read_again(mapper)
-        yield mapper
+        yield class_mapper(cls, configure=False)
 
     for below in cls.__subclasses__():
         yield from _mappers_below(below)
