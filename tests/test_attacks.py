@@ -162,6 +162,22 @@ class Exemption(Base):
     rule = relationship(Rule)
 
 
+@tenant_aware
+class Shelf(Base):
+    __tablename__ = "shelves"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    shelf_id = mapped_column(Integer)
+
+
+@tenant_aware(through="shelf_id")
+class Box(Base):
+    __tablename__ = "boxes"
+    id = mapped_column(Integer, primary_key=True)
+    shelf_id = mapped_column(ForeignKey("shelves.id"))
+    what = mapped_column(String(40))
+
+
 class Folded(TypeDecorator[str]):
     impl = String(40)
     cache_ok = True
@@ -223,6 +239,8 @@ SEED = {
     L: ["1, 'own'", "2, 'SECRET body'", "9, 'for everyone'"],
     E: ["1, 1, 'own'", "2, 2, 'SECRET exemption'", "9, 9, 'for everyone'"],
     Crate.__table__: ["'AB', 'acme'", "'BA', 'globex'"],
+    Shelf.__table__: ["1, 'acme', 1", "2, 'globex', 2"],
+    Box.__table__: ["1, 1, 'own'", "2, 2, 'SECRET box'"],
     Note.__table__: ["1, 'acme', 'own'", "2, 'globex', 'SECRET note'"],
 }
 NOT_ACMES = {
@@ -234,6 +252,8 @@ NOT_ACMES = {
     "rules": "tenant_id <> 'acme' OR tenant_id IS NULL",
     "long_rules": "id <> 1",
     "exemptions": "id IN (2, 9) OR rule_id <> 1",
+    "shelves": "tenant_id <> 'acme'",
+    "boxes": "id = 2 OR shelf_id = 2",
     "notes": "tenant_id <> 'acme'",
     "crates": "tenant_id <> 'acme'",
     "lids": "crate_id = 'BA'",
@@ -2139,6 +2159,11 @@ def a_full_join_of_a_child_and_its_parent(session: Session) -> Any:
 def a_child_of_a_parent_that_an_outer_join_may_miss(session: Session) -> Any:
     joined = D.outerjoin(I, true()).outerjoin(P, I.c.parcel_id == P.c.id)
     return session.execute(select(I.c.what, P.c.code).select_from(joined))
+
+
+@attack(on="sqlite postgresql mariadb")
+def an_alias_is_named_like_ours_of_the_parent(session: Session) -> Any:
+    return session.scalars(select(aliased(Box, name="shelves_1").what)).all()
 
 
 @attack

@@ -340,7 +340,10 @@ def _reaches(
     path: Path, table: FromClause, dialect: Dialect, changing: bool
 ) -> ColumnElement[bool]:
     """EXISTS the row it belongs with. The wall guards that SELECT like any other."""
-    parent = path.parent.alias()
+    # SQLAlchemy's own name for an alias could be the name that the developer gave this one.
+    name = str(getattr(table, "name", ""))
+    taken = name.casefold().startswith(f"{path.parent.name}_".casefold())
+    parent = path.parent.alias(f"of_{name}" if taken else None)
     links: list[ColumnElement[bool]] = [
         BinaryExpression(column_in(parent, remote), column_in(table, local), operators.eq)
         for local, remote in zip(path.local, path.remote, strict=True)

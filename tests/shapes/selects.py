@@ -418,6 +418,12 @@ SELECTS.statements(
             ),
             aliased(m.Order),
         ),
+        "an alias named as SQLAlchemy names those of the parent": lambda m: select(
+            aliased(m.LineItem, name=f"{m.prefix}orders_1").id
+        ),
+        "an alias named as SQLAlchemy names those of the parent's parent": lambda m: select(
+            aliased(m.Remark, name=f"{m.prefix}line_items_1").id
+        ),
         "a join with a further criterion": lambda m: select(m.Customer.name).join(
             m.Customer.orders.and_(m.Order.amount > 60)
         ),
