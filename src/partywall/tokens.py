@@ -12,16 +12,22 @@ _TOKEN = r"""
     | (?P<line>      (?:--HASH)[^\n]*+ )
     | (?P<body>      /\*M?!.*?\*/ | \$(?P<tag>(?:(?!\d)[\w\x80-\U0010ffff]++)?)\$.*?\$(?P=tag)\$ )
     | (?P<bracket>   \[(?:[^\]'"`]|'[^'\]]*'|"[^"\]]*"|`[^`\]]*`)*+\] )
-    | (?P<string>    '(?:[^'\\]|''|\\[^'])*+' )
+    | (?P<string>    '(?:[^'\\]|''|\\[^'])*+' ESCAPE )
     | (?P<name>      (?:[uU]&)?"(?:[^"\\]|""|\\[^"])*+" | `(?:[^`]|``)*+` )
     | (?P<doubt>     ['"`\[] | /\* )
     | (?P<parameter> (?<![:\w\\]):\w++(?![:\w]) )
     | (?P<word>      [\w$\x80-\U0010ffff]++ )
     | (?P<sign>      \S )
 """
-# `#` begins a comment in MySQL and is an operator elsewhere.
+# `#` begins a comment in MySQL and is an operator elsewhere. What SQLAlchemy writes for LIKE with a
+# backslash as `escape` is a whole string outside of MySQL.
 TOKENS = {
-    hashes: re.compile(_TOKEN.replace("HASH", r"|\#" if hashes else ""), re.VERBOSE | re.DOTALL)
+    hashes: re.compile(
+        _TOKEN.replace("HASH", r"|\#" if hashes else "").replace(
+            "ESCAPE", "" if hashes else r"| (?<=\ ESCAPE\ )'\\'"
+        ),
+        re.VERBOSE | re.DOTALL,
+    )
     for hashes in (True, False)
 }
 WORD = re.compile(r"[\w$\x80-\U0010ffff]+")

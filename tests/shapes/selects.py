@@ -418,6 +418,13 @@ SELECTS.statements(
             ),
             aliased(m.Order),
         ),
+        "a pattern with a backslash as its escape": lambda m: select(m.Tag.id).where(
+            m.Tag.name.like("t%", escape="\\")
+        ),
+        "patterns with a backslash, one or the other": lambda m: select(m.Remark.id).where(
+            m.Remark.body.contains("k_1", autoescape=True, escape="\\")
+            | m.Remark.body.endswith("2", autoescape=True, escape="\\")
+        ),
         "an alias named as SQLAlchemy names those of the parent": lambda m: select(
             aliased(m.LineItem, name=f"{m.prefix}orders_1").id
         ),
