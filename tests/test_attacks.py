@@ -70,6 +70,7 @@ from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import DDL, CreateTable, ExecutableDDLElement
 from sqlalchemy.sql import ClauseElement, Executable, quoted_name
 from sqlalchemy.sql.functions import Function
+from sqlalchemy.sql.selectable import Join
 from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 import databases
@@ -2159,6 +2160,28 @@ def a_full_join_of_a_child_and_its_parent(session: Session) -> Any:
 def a_child_of_a_parent_that_an_outer_join_may_miss(session: Session) -> Any:
     joined = D.outerjoin(I, true()).outerjoin(P, I.c.parcel_id == P.c.id)
     return session.execute(select(I.c.what, P.c.code).select_from(joined))
+
+
+class CrossJoin(Join):
+    inherit_cache = False
+
+
+@compiles(CrossJoin)
+def _cross_join(element: Any, compiler: Any, **kw: Any) -> str:
+    kw["asfrom"] = True
+    left, right = (compiler.process(side, **kw) for side in (element.left, element.right))
+    return f"{left} CROSS JOIN {right}"
+
+
+@attack(refused="stands where no tenant condition can be added")
+def an_outer_join_of_ones_own_leaves_out_its_on_clause(session: Session) -> Any:
+    return session.execute(select(P.c.code).select_from(CrossJoin(D, P, true(), isouter=True)))
+
+
+@attack(refused="stands where no tenant condition can be added")
+def an_outer_join_of_ones_own_is_nested(session: Session) -> Any:
+    inner = CrossJoin(D, P.outerjoin(I, true()), true(), isouter=True)
+    return session.execute(select(P.c.code, I.c.what).select_from(S.join(inner, true())))
 
 
 @attack(on="sqlite postgresql mariadb")

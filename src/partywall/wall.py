@@ -124,6 +124,7 @@ class Wall(Values):
             guards = [*self._guarding(join.left), *self._guarding(join.right)]
         elif join.isouter:
             guards = _unlinked(self._guarding(join.right), join, self._guarding(join.left))
+            self._expected.update(_guarded_in_where(join.right))
 
         if guards:
             join = join._clone()
@@ -226,7 +227,7 @@ class Wall(Values):
     def _rendering(self, froms: Sequence[FromClause]) -> Iterator[None]:
         """Inside, these tables may be rendered; an owned one that is not among them is refused."""
         outer = self._expected
-        self._expected = Counter(hash(source(leaf)) for from_ in froms for leaf in leaves(from_))
+        self._expected = Counter(leaf for from_ in froms for leaf in _guarded_in_where(from_))
         try:
             yield
         finally:
@@ -273,6 +274,18 @@ class Wall(Values):
 
 def _with(written: Sequence[Any], guards: Sequence[Guard], end: str = "") -> Criteria:
     return Criteria(written, [mine for _, _, mine in guards], end)
+
+
+def _guarded_in_where(from_: FromClause) -> list[int]:
+    """The tables that `_guarding` sees. The right side of an outer join has its conditions in ON."""
+    if isinstance(from_, FromGrouping):
+        return _guarded_in_where(from_.element)
+
+    if not isinstance(from_, Join):
+        return [hash(source(from_))]
+
+    left = _guarded_in_where(from_.left)
+    return left if from_.isouter and not from_.full else [*left, *_guarded_in_where(from_.right)]
 
 
 def _hashes(from_: FromClause) -> set[int]:
