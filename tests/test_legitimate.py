@@ -796,6 +796,23 @@ def upserts(session: Session) -> None:
     )
 
 
+@legitimate
+def texts_as_the_values_of_an_update(session: Session) -> None:
+    for said in ("coalesce(pay, 0) + 1", "(SELECT max(pay) FROM (SELECT 1 AS pay, 2 AS b) AS x)"):
+        session.execute(update(J).values(pay=text(said), name=literal_column("'a, b = 2'")))
+
+    given = {J.c.pay: func.coalesce(J.c.pay, text("1")), "name": J.c.name + ", c"}
+    session.execute(update(J).where(J.c.id == 1).values(given))
+    session.execute(update(J).where(J.c.id == 1).ordered_values((J.c.pay, text("pay + 1"))))
+    if session.get_bind().dialect.name != "sqlite":
+        session.execute(update(J).where(J.c.id == 3).values(pay=text("DEFAULT")))
+
+    job: Any = session.get(Job, 1)
+    job.pay = text("nullif(pay, 7)")
+    session.flush()
+    assert (job.pay, job.name) == (2, "a, b = 2, c")
+
+
 @legitimate(on="mariadb")
 def upserts_of_mysql(session: Session) -> None:
     upsert = mysql.insert(J).values(id=1, name="up", pay=2)
@@ -2573,6 +2590,23 @@ def test_a_part_of_a_key_is_changed(shared: Engine, change: Any) -> None:
         session.commit()
 
     assert _stored(shared, "SELECT number FROM shops WHERE tenant_id = 'globex'") == [(1,)]
+
+
+@pytest.mark.filterwarnings("ignore:SELECT statement has a cartesian product")
+@pytest.mark.parametrize("other", [Region, aliased(Shop)], ids=["table", "alias"])
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+def test_what_other_rows_are_says_nothing_of_a_key(shared: Engine, other: Any) -> None:
+    _two_regions_and_a_shop(shared)
+    with tenant_scope("acme"), Session(shared) as session:
+        session.add(Region(land="BE", number=3))
+        session.flush()
+        session.add(Shop(id=60, land="BE", number=3))
+        session.flush()
+        changed = update(Shop).where(other.land == "BE", Shop.id != 60)
+        options = {"synchronize_session": False}
+        session.execute(changed.values(number=2), execution_options=options)
+        with pytest.raises(CrossTenantReferenceError, match="does not belong to the current"):
+            session.execute(changed.values(number=3), execution_options=options)
 
 
 @pytest.mark.parametrize("shared", DRIVERS, indirect=True)

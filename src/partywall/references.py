@@ -161,7 +161,7 @@ def _values_of(
     if all(name in row for name in names):
         return [row[name] for name in names]
 
-    fixed = {} if changed is None else _fixed(changed[1]._where_criteria)
+    fixed = {} if changed is None else _fixed(changed[1]._where_criteria, changed[0])
     missing = UNKNOWN if changed is None else KEPT
     return [row.get(name, fixed.get(name, missing)) for name in names]
 
@@ -185,14 +185,15 @@ def _is_null(value: Any) -> bool:
     return isinstance(value, Null)
 
 
-def _fixed(where: Sequence[Any]) -> dict[str, Any]:
-    """What WHERE says that columns are."""
+def _fixed(where: Sequence[Any], table: FromClause) -> dict[str, Any]:
+    """What WHERE says that the columns of a FROM are."""
     return {
         clause.left.name.casefold(): clause.right
         for clause in _conjuncts(where)
         if isinstance(clause, BinaryExpression)
         and clause.operator is operators.eq
         and isinstance(clause.left, ColumnClause)
+        and hash(clause.left.table) == hash(table)
         and isinstance(clause.right, BindParameter)
     }
 
