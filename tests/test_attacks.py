@@ -67,8 +67,9 @@ from sqlalchemy.orm import (
     relationship,
 )
 from sqlalchemy.pool import StaticPool
-from sqlalchemy.schema import DDL, CreateTable, ExecutableDDLElement
+from sqlalchemy.schema import DDL, CreateSequence, CreateTable, ExecutableDDLElement
 from sqlalchemy.sql import ClauseElement, Executable, quoted_name
+from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.sql.functions import Function
 from sqlalchemy.sql.selectable import Join
 from sqlalchemy.types import TypeDecorator, UserDefinedType
@@ -271,6 +272,16 @@ AWAY = "does not belong to the current tenant"
 TELL = "cannot be told"
 REPLACE = "could delete another tenant's row"
 NO_TENANT = "No tenant is current"
+
+
+class GoingOn(UserDefinedType[int]):
+    cache_ok = True
+
+    def get_col_spec(self, **kw: Any) -> str:
+        return "INTEGER"
+
+    def bind_expression(self, bindparam: Any) -> Any:
+        return literal_column("1, tenant_id = 'globex'")
 
 
 @dataclass(frozen=True)
@@ -1399,6 +1410,88 @@ def a_mysql_upsert_returns_what_leaves_its_place(session: Session) -> Any:
     return session.execute(upsert.returning(out)).all()
 
 
+GOES_ON = "could set more than the column"
+WHICH = "which column it is cannot be told"
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def a_text_in_set_moves_the_row(session: Session) -> Any:
+    return session.execute(update(P).values(weight=text("1, tenant_id = 'globex'")))
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def a_text_in_set_sets_a_key_too(session: Session) -> Any:
+    stop: Any = session.get(Stop, 1)
+    stop.id = literal_column("id, parcel_id = 2")
+    session.flush()
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def a_construct_in_set_sets_a_key_too(session: Session) -> Any:
+    return session.execute(update(S).values(id=Raw("id), parcel_id = (2")))
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def a_bind_expression_in_set_moves_the_row(session: Session) -> Any:
+    return session.execute(update(P).values(weight=literal(1, GoingOn())))
+
+
+@attack(refused=GOES_ON, on="sqlite postgresql")
+def a_text_in_an_upsert_moves_the_row(session: Session) -> Any:
+    sets: dict[str, Any] = {"weight": text("1, tenant_id = 'globex'")}
+    by = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    return session.execute(
+        by.insert(P).values(id=1).on_conflict_do_update(index_elements=["id"], set_=sets)
+    )
+
+
+@attack(refused=GOES_ON)
+def a_text_in_onupdate_moves_rows(session: Session) -> Any:
+    moving = Column("weight", Integer, onupdate=text("1, tenant_id = 'globex'"))
+    copied = Table("parcels", MetaData(), Column("code", String), moving)
+    return session.execute(update(copied).values(code="x"))
+
+
+@attack(on="mariadb")
+def a_text_in_a_mysql_upsert_adds_a_case(session: Session) -> Any:
+    upsert = mysql.insert(P).values(id=2)
+    _fails(session, upsert.on_duplicate_key_update(weight=text("1 WHEN 1 THEN 5")))
+
+
+@attack(refused=GOES_ON, on="mariadb")
+def a_text_in_a_mysql_upsert_sets_another_column(session: Session) -> Any:
+    sets = text("1 ELSE 1 END, tenant_id = CASE WHEN 1 THEN 'globex'")
+    return session.execute(mysql.insert(P).values(id=1).on_duplicate_key_update(weight=sets))
+
+
+@attack(refused=WHICH, on=EVERYWHERE)
+def a_coerced_column_is_set_to_another_tenant(session: Session) -> Any:
+    return session.execute(update(P).values({type_coerce(P.c.tenant_id, String): "globex"}))
+
+
+@attack(refused=WHICH)
+def a_grouped_column_is_set_to_a_foreign_key(session: Session) -> Any:
+    return session.execute(update(S).values({Grouping(S.c.parcel_id): 2}))
+
+
+@attack(refused=WHICH)
+def a_column_goes_by_the_name_of_another(session: Session) -> Any:
+    return session.execute(update(S).values({S.c.id.label("parcel_id"): 2}))
+
+
+@attack(refused=WHICH, on=EVERYWHERE)
+def a_key_of_set_is_an_assignment(session: Session) -> Any:
+    both = S.c.parcel_id.op("= 2, id =")(literal_column("id"))
+    return session.execute(update(S).where(S.c.id == 1).values({both: 1}))
+
+
+@attack(refused=WHICH, on="postgresql")
+def a_subscript_of_set_is_an_assignment(session: Session) -> Any:
+    copied = Table("stops", MetaData(), Column("id", postgresql.ARRAY(Integer)))
+    out = copied.c.id[literal_column("1] = 1, parcel_id = 2, id[1")]
+    return session.execute(update(copied).values({out: 1}))
+
+
 ELSE = "under another name"
 
 
@@ -1881,6 +1974,20 @@ def an_object_whose_flush_has_failed_vouches(session: Session) -> Any:
 
     session.rollback()
     session.bulk_save_objects([Stop(id=60, parcel_id=2)])
+
+
+@attack(refused=TELL, on="postgresql mariadb")
+def a_sequence_counts_up_to_a_foreign_key(session: Session) -> Any:
+    numbers = Sequence("stop_numbers", start=2)
+    session.execute(CreateSequence(numbers, if_not_exists=True))
+    numbered = Table(
+        "stops",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("tenant_id", String),
+        Column("parcel_id", Integer, numbers),
+    )
+    return session.execute(insert(numbered).values(id=60))
 
 
 @attack

@@ -39,6 +39,7 @@ __all__ = [
     "TenantText",
     "adds_rows",
     "goes_on",
+    "lists_more",
     "only_modifies",
     "runs_sql",
     "scan",
@@ -144,6 +145,21 @@ def goes_on(sql: str, *, hash_comments: bool) -> bool:
     """Whether what stands behind a criterion could belong to it still, and is no clause of its own."""
     certain = _certain(sql, hash_comments)
     return bool(certain) and certain[0][0].casefold() not in _CLAUSES
+
+
+def lists_more(sql: str, *, hash_comments: bool) -> bool:
+    """Whether a text, where a list may stand, could be more than one item of it."""
+    depth = 0
+    for match in TOKENS[hash_comments].finditer(sql):
+        kind, text = match.lastgroup, match[0]
+        if kind == "sign":
+            depth += {"(": 1, ")": -1}.get(text, 0)
+            if depth < 0 or (depth == 0 and text == ","):
+                return True
+        elif kind in ("body", "doubt", "line"):
+            return True
+
+    return depth != 0
 
 
 def only_modifies(prefix: str) -> bool:

@@ -122,6 +122,14 @@ class Texts(Compiler):
 
         return textclause.bound_to((ExactParameter if exact else TenantParameter)("tenant", type_))
 
+    def visit_bindparam(self, bindparam: Any, *args: Any, **kw: Any) -> str:
+        written = super().visit_bindparam(bindparam, *args, **kw)
+        if self.guarded:
+            # A type of the developer's own may have written it.
+            self.refuse_listing(written)
+
+        return written
+
     def visit_partywall_exact_parameter(self, parameter: ExactParameter, **kw: Any) -> str:
         bound = self.visit_bindparam(parameter, **kw)
         if not isinstance(self.dialect, MySQLDialect):
@@ -245,6 +253,16 @@ class Texts(Compiler):
                     "A text fragment in this statement could undo its tenant condition: it leaves "
                     "a parenthesis, a quote or a comment open, or holds a semicolon. Close it, or "
                     "bind the value as a parameter."
+                )
+            )
+
+    def refuse_listing(self, text: str) -> None:
+        mysql = isinstance(self.dialect, MySQLDialect)
+        if "," in text and rawsql.lists_more(text, hash_comments=mysql):
+            raise refused(
+                UnscopedStatementError(
+                    "A text fragment in this statement could set more than the column that it is "
+                    "the value of. Set each column by its name."
                 )
             )
 

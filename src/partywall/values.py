@@ -8,8 +8,11 @@ from typing import Any
 
 from sqlalchemy import Table, case, literal_column, select
 from sqlalchemy.dialects.mysql.dml import OnDuplicateClause
+from sqlalchemy.dialects.postgresql.operators import GETITEM
 from sqlalchemy.engine import Dialect
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
+    BinaryExpression,
     BindParameter,
     Cast,
     ClauseElement,
@@ -18,6 +21,7 @@ from sqlalchemy.sql.elements import (
     Grouping,
     Label,
     Null,
+    Slice,
     TextClause,
     TypeCoerce,
 )
@@ -51,6 +55,12 @@ from .texts import Criteria, Texts
 
 # What Alembic calls the copy that takes the place of a table on SQLite.
 _MIGRATED = "_alembic_tmp_"
+_SUBSCRIPTS = {
+    operators.getitem,
+    operators.json_getitem_op,
+    operators.json_path_getitem_op,
+    GETITEM,
+}
 _MYSQLS = frozenset({"_rowid"})
 _ROW_NUMBERS = {
     "sqlite": frozenset({"rowid", "oid", "_rowid_"}),
@@ -69,10 +79,16 @@ class Prepared:
         return self._state
 
 
-class Returned(Grouping[Any]):
-    """What the developer wrote in RETURNING, and what must not leave its place."""
+class Item(Grouping[Any]):
+    """What the developer wrote in SET, and what must not set anything else."""
 
-    __visit_name__ = "partywall_returned"
+    __visit_name__ = "partywall_item"
+
+
+class Enclosed(Grouping[Any]):
+    """What the developer wrote, and what must not leave the CASE that it stands in."""
+
+    __visit_name__ = "partywall_enclosed"
 
 
 class Values(Texts):
@@ -153,7 +169,7 @@ class Values(Texts):
             values = dict(on_conflict.update_values_to_set)
             self.state_tenant(values, table, ownership)
             self.write_references(ownership, table, [values])
-            on_conflict.update_values_to_set = list(values.items())
+            on_conflict.update_values_to_set = list(items(values).items())
             where = on_conflict.update_whereclause
             on_conflict.update_whereclause = Criteria(
                 [] if where is None else [where], [self._mine(ownership, table)]
@@ -182,7 +198,9 @@ class Values(Texts):
 
             named = {key: table.c.get(key if isinstance(key, str) else key.key) for key in values}
             on_duplicate.update = {
-                key: value if named[key] is None else case((mine, value), else_=named[key])
+                key: value
+                if named[key] is None
+                else case((mine, _enclosed(value)), else_=named[key])
                 for key, value in values.items()
             }
 
@@ -218,15 +236,21 @@ class Values(Texts):
             return super().visit_label(label, *args, **kw)
 
         try:
-            mine: Any = Label(label.name, case((shown, Returned(label.element))))
+            mine: Any = Label(label.name, case((shown, Enclosed(label.element))))
             known = (label, *label._alt_names)
             return super().visit_label(mine, *args, result_map_targets=known, **kw)
         finally:
             self._shown = shown
 
-    def visit_partywall_returned(self, element: Returned, **kw: Any) -> str:
+    def visit_partywall_item(self, element: Item, **kw: Any) -> str:
+        written = self.process(element.element, **kw)
+        self.refuse_listing(written)
+        return written
+
+    def visit_partywall_enclosed(self, element: Enclosed, **kw: Any) -> str:
         written = self.process(element.element, **kw)
         self.refuse_breaking(written)
+        self.refuse_listing(written)
         return f"({written})"
 
     def _mine(self, ownership: Ownership, table: FromClause) -> ColumnElement[bool]:
@@ -394,6 +418,10 @@ class Values(Texts):
             keys = table.c.keys()
 
         filled = {} if not given else _filled(table, "default" if adding else "onupdate")
+        if not adding:
+            for text in (text for value in filled.values() for text in _texts_in(value)):
+                self.refuse_listing(text)
+
         parameters = {_folded(key, table): Given(key) for key in keys}
         odd = [c.name.casefold() for c in table.c if _writes_otherwise(c, ownership)]
         by_name = []
@@ -558,10 +586,47 @@ def _folded(key: Any, table: FromClause) -> str:
     return name.casefold()
 
 
+def items(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The values of a SET, each in its place."""
+    return {
+        key: Item(value.self_group()) if _is_written(value) else value
+        for key, value in values.items()
+    }
+
+
+def _enclosed(value: Any) -> Any:
+    return Enclosed(value) if _is_written(value) else value
+
+
+def _is_written(value: Any) -> bool:
+    """Whether it becomes SQL of its own, and not a parameter."""
+    return isinstance(value, ClauseElement) and not isinstance(value, BindParameter)
+
+
+def _is_part(key: Any) -> bool:
+    """Whether a key of SET is a part of a column, such as an array's element."""
+    return (
+        isinstance(key, BinaryExpression)
+        and key.operator in _SUBSCRIPTS
+        and (isinstance(key.left, ColumnClause) or _is_part(key.left))
+        and all(
+            isinstance(part, (BindParameter, Null, Slice)) for part in visitors.iterate(key.right)
+        )
+    )
+
+
 def _key(key: Any) -> Any:
-    """The column that a key of SET names; None for a part of one, such as an array's element."""
-    if not isinstance(key, (str, ColumnClause)):
+    """The column that a key of SET names; None for a part of one."""
+    if _is_part(key):
         return None
+
+    if not isinstance(key, (str, ColumnClause)):
+        raise refused(
+            UnscopedStatementError(
+                "What this statement sets is an expression, and which column it is cannot be told. "
+                "Name the column."
+            )
+        )
 
     name = key if isinstance(key, str) else key.name
     if getattr(name, "quote", None) is False and not name.isidentifier():
@@ -600,11 +665,23 @@ def _filled(table: FromClause, by: str) -> dict[str, Any]:
     defaults = ((column, getattr(column, by, None)) for column in table.c)
     return {
         column.name.casefold(): (
-            Given(column.key) if default.is_scalar or default.is_callable else default.arg
+            UNKNOWN
+            if default.is_sequence
+            else Given(column.key)
+            if default.is_scalar or default.is_callable
+            else default.arg
         )
         for column, default in defaults
-        if default is not None and not default.is_sequence and not default.is_sentinel
+        if default is not None and not default.is_sentinel
     }
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    for part in visitors.iterate(value) if isinstance(value, ClauseElement) else ():
+        if isinstance(part, TextClause):
+            yield part.text
+        elif isinstance(part, ColumnClause) and part.is_literal:
+            yield part.name
 
 
 def _kept(value: Any) -> Any:

@@ -32,7 +32,7 @@ from .froms import leaves, source
 from .ownership import Ownership, column_of
 from .predicate import Bytes, TenantParameter, absent, condition, shows_shared_rows
 from .texts import Criteria, nameless
-from .values import Prepared, Values
+from .values import Prepared, Values, items
 
 # Stands behind a criterion until it is known what follows; no database takes it for SQL.
 _END = "\0"
@@ -141,11 +141,13 @@ class Wall(Values):
         changing = {hash(key.table) for key in values if isinstance(key, ColumnClause)}
         if len(targets) == 1 or not all(isinstance(key, ColumnClause) for key in values):
             changing |= targets
+        touched = False
         for leaf in (leaf for from_ in _froms(state) for leaf in leaves(from_)):
             ownership = self.owned(leaf)
             if ownership is None:
                 continue
 
+            touched = True
             self.refuse_replacing(state.statement, ownership)
             main = hash(leaf) in targets
             column = column_of(leaf, ownership)
@@ -158,7 +160,7 @@ class Wall(Values):
             )
 
         if values:
-            state._dict_parameters = values
+            state._dict_parameters = items(values) if touched else values
             state._no_parameters = False
 
         return self._changing(super().visit_update, state, changing, visiting_cte, kw)
