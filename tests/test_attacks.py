@@ -1073,6 +1073,52 @@ def _is_mysql(session: Session) -> bool:
     return session.get_bind().dialect.name in ("mysql", "mariadb")
 
 
+THERE = "could change rows that are there already"
+
+
+def _clash(session: Session) -> str:
+    do = "DUPLICATE KEY UPDATE" if _is_mysql(session) else "CONFLICT (id) DO UPDATE SET"
+    return f"ON {do} code = 'x'"
+
+
+@attack(refused=THERE, on=EVERYWHERE)
+def a_suffix_overwrites_a_foreign_row(session: Session) -> Any:
+    return session.execute(_copied(select(2, literal("A")).suffix_with(_clash(session))))
+
+
+@attack(refused=THERE, on=EVERYWHERE)
+def a_column_overwrites_a_foreign_row(session: Session) -> Any:
+    last = literal_column(f"'A' FROM depots WHERE true {_clash(session)}")
+    return session.execute(_copied(select(2, last)))
+
+
+@attack(refused=THERE, on="sqlite postgresql")
+def a_grouping_overwrites_a_foreign_row(session: Session) -> Any:
+    rows = select(P.c.id + 1, P.c.code).where(P.c.id == 1)
+    return session.execute(_copied(rows.group_by(P.c.id, text(f"code {_clash(session)}"))))
+
+
+@attack(refused=THERE, on=EVERYWHERE)
+def a_suffix_overwrites_a_foreign_child(session: Session) -> Any:
+    rows = select(I.c.id + 1, I.c.parcel_id).where(I.c.id == 1)
+    changed = _clash(session).replace("code", "what")
+    return session.execute(insert(I).from_select(["id", "parcel_id"], rows.suffix_with(changed)))
+
+
+@attack(refused=THERE)
+def a_second_clash_overwrites_a_foreign_row(session: Session) -> Any:
+    upsert = sqlite.insert(P).values(id=2, code="A")
+    where = text("true DO UPDATE SET code = 'x' ON CONFLICT (id)")
+    return session.execute(upsert.on_conflict_do_nothing(index_elements=["id"], index_where=where))
+
+
+@attack(refused=THERE)
+def the_name_of_a_column_overwrites_a_foreign_row(session: Session) -> Any:
+    name = quoted_name("id) DO UPDATE SET code = 'x' ON CONFLICT (id", quote=False)
+    upsert = sqlite.insert(P).values(id=2, code="A")
+    return session.execute(upsert.on_conflict_do_update(index_elements=[name], set_={"weight": 1}))
+
+
 def _fails(session: Session, statement: Any) -> None:
     """The database does not take it."""
     with pytest.raises(sqlalchemy.exc.DBAPIError):

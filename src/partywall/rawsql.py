@@ -47,6 +47,7 @@ __all__ = [
     "stands_before",
     "tables_in",
     "tenant_text",
+    "upserts",
 ]
 
 
@@ -162,6 +163,29 @@ def lists_more(sql: str, *, hash_comments: bool) -> bool:
     return depth != 0
 
 
+def upserts(sql: str, *, hash_comments: bool) -> int:
+    """How often an INSERT says what is done with rows that are there already, or might."""
+    if not _CLASH.search(sql):
+        return 0
+
+    depth, found, before = 0, 0, ""
+    for match in TOKENS[hash_comments].finditer(sql):
+        kind, text = match.lastgroup, match[0].casefold()
+        if kind == "sign":
+            depth += {"(": 1, ")": -1}.get(text, 0)
+        elif kind == "word":
+            # 1ON CONFLICT
+            found += depth <= 0 and before.endswith("on") and bool(_CLASH.fullmatch(text))
+        elif kind == "doubt":
+            return found + len(_CLASH.findall(sql, match.start()))
+        elif kind in ("body", "line"):
+            found += len(_CLASH.findall(text))
+
+        before = before if kind == "comment" else text
+
+    return found
+
+
 def only_modifies(prefix: str) -> bool:
     """Whether what stands before the columns of a SELECT leaves them as they are."""
     words = _COMMENT.sub(" ", prefix).casefold().split()
@@ -230,6 +254,7 @@ _SET_OPERATOR = re.compile(r"\b(?:union|except|intersect|minus)\b", re.IGNORECAS
 _SELECT = re.compile(r"\bselect\b", re.IGNORECASE)
 _CLAUSES = {"where", "group", "having", "window", "order", "limit", "offset", "fetch", "for"}
 _CLAUSES |= {"lock", "into", "union", "intersect", "except", "with", "returning"}
+_CLASH = re.compile(r"\b(?:conflict|duplicate)\b", re.IGNORECASE)
 _COMMENT = re.compile(r"/\*(?!M?!)(?:[^*]|\*(?!/))*\*/")
 
 # SQLite takes a string for a name where only a name can stand, also at the start of a FROM.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from typing import Any
 
 from sqlalchemy import Table, case, literal_column, select
+from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.dialects.mysql.dml import OnDuplicateClause
 from sqlalchemy.dialects.postgresql.operators import GETITEM
 from sqlalchemy.engine import Dialect
@@ -49,7 +50,7 @@ from .predicate import (
     tenant_value,
     written_parameter,
 )
-from .rawsql import adds_rows, only_modifies
+from .rawsql import adds_rows, only_modifies, upserts
 from .references import UNKNOWN, Given, Reference, is_exact, references_in
 from .texts import Criteria, Texts
 
@@ -150,6 +151,9 @@ class Values(Texts):
         written = super().visit_insert(
             Prepared(state), visited_bindparam=visited_bindparam, visiting_cte=visiting_cte, **kw
         )
+        if ownership is not None:
+            self._refuse_upserts(written, state.statement)
+
         if ownership is not None and state.statement.select is not None and adds_rows(written):
             raise refused(
                 UnscopedStatementError(
@@ -160,6 +164,18 @@ class Values(Texts):
             )
 
         return written
+
+    def _refuse_upserts(self, written: str, statement: Any) -> None:
+        mysql = isinstance(self.dialect, MySQLDialect)
+        known = statement._post_values_clause is not None
+        if upserts(written, hash_comments=mysql) > known:
+            raise refused(
+                UnscopedStatementError(
+                    "A text in this INSERT could change rows that are there already, whoever's "
+                    "they are. Use on_conflict_do_update() or on_duplicate_key_update().",
+                    table=statement.table.name,
+                )
+            )
 
     def visit_on_conflict_do_update(self, on_conflict: Any, **kw: Any) -> str:
         table = self.stack[-1]["selectable"].table
