@@ -1659,6 +1659,23 @@ def a_second_table_of_an_update_is_moved(session: Session) -> Any:
     return session.execute(moved)
 
 
+def _renumbered(onupdate: Any) -> Table:
+    number = Column("parcel_id", Integer, onupdate=onupdate)
+    return Table("stops", MetaData(), Column("id", Integer), number)
+
+
+@attack(refused=TELL, on="mariadb")
+def onupdate_sets_a_key_of_a_second_table(session: Session) -> Any:
+    copied = _renumbered(lambda: 2)
+    return session.execute(update(D).values({D.c.name: "x", copied.c.id: copied.c.id}))
+
+
+@attack(refused=TELL, on="mariadb")
+def an_expression_in_onupdate_sets_a_key_of_a_second_table(session: Session) -> Any:
+    copied = _renumbered(text("2"))
+    return session.execute(update(D).values({D.c.name: "x", copied.c.id: copied.c.id}))
+
+
 @attack(on="mariadb")
 def a_joined_update_changes_the_second_table(session: Session) -> Any:
     return session.execute(update(S.outerjoin(P, true())).values({P.c.code: "x"}))

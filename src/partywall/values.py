@@ -434,6 +434,11 @@ class Values(Texts):
             keys = table.c.keys()
 
         filled = {} if not given else _filled(table, "default" if adding else "onupdate")
+        if not main and any(hash(getattr(key, "table", None)) == hash(table) for key in rows[0]):
+            # Of a further table, SQLAlchemy names the parameters otherwise.
+            further = _filled(table, "onupdate").items()
+            filled = {name: UNKNOWN if isinstance(by, Given) else by for name, by in further}
+
         if not adding:
             for text in (text for value in filled.values() for text in _texts_in(value)):
                 self.refuse_listing(text)
