@@ -1696,6 +1696,51 @@ def test_types_that_look_the_same_to_a_cache_are_told_apart(shared: Engine, kind
     Alike.metadata.drop_all(shared)
 
 
+@pytest.mark.parametrize("shared", DRIVERS, indirect=True)
+@pytest.mark.parametrize(
+    "type_",
+    [
+        Uuid().with_variant(String(36), "sqlite", "mysql", "mariadb"),
+        String(36).with_variant(Uuid(), "sqlite", "postgresql", "mysql", "mariadb"),
+        Integer().with_variant(String(36), "sqlite", "postgresql", "mysql", "mariadb"),
+    ],
+    ids=["uuid", "text", "integer"],
+)
+def test_a_tenant_fits_the_type_that_its_database_has(shared: Engine, type_: Any) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    @tenant_aware
+    class Varied(Base):
+        __tablename__ = "varied"
+        id = key()
+        tenant_id = mapped_column(type_)
+        name = mapped_column(String(9), default="new")
+
+    Base.metadata.drop_all(shared)
+    Base.metadata.create_all(shared)
+    mine, others = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
+    for number, whose in enumerate((mine, others), 1):
+        with tenant_scope(whose), Session(shared) as session:
+            session.add(Varied(id=number))
+            session.commit()
+
+    with tenant_scope(mine), Session(shared) as session:
+        assert session.get(Varied, 2) is None
+        session.get_one(Varied, 1).name = "changed"
+        session.execute(insert(Varied), [{"id": 3}, {"id": 4}])
+        session.execute(update(Varied).where(Varied.id > 2).values(name="more"))
+        session.commit()
+
+    assert _stored(shared, "SELECT id, name FROM varied ORDER BY id") == [
+        (1, "changed"),
+        (2, "new"),
+        (3, "more"),
+        (4, "more"),
+    ]
+    Base.metadata.drop_all(shared)
+
+
 class AnyCase(TypeDecorator[str]):
     impl = String(20)
     cache_ok = True

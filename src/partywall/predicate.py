@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -146,7 +146,7 @@ def condition(
     """True for the rows of `table` that the current tenant sees or, when `changing`, may change."""
     if ownership.column is not None:
         column = column_in(table, ownership.column)
-        mine = _equals_tenant(column, ownership.column.type, dialect)
+        mine = _equals_tenant(column, variant(ownership.column.type, dialect), dialect)
     else:
         mine = and_(*(_reaches(path, table, dialect, changing) for path in ownership.paths))
 
@@ -190,6 +190,16 @@ def fit(tenant: TenantId, type_: TypeEngine[Any]) -> Any:
 @functools.lru_cache(maxsize=1024)
 def _fitter(type_: TypeEngine[Any]) -> Callable[[TenantId], Any]:
     """What makes a value of the type of a tenant, and None of one that does not fit."""
+    if not type_._variant_mapping:
+        return _fitter_for_all(type_)
+
+    # An object is stamped before it is known which database it goes to.
+    variants = map(_fitter, type_._variant_mapping.values())
+    return functools.partial(_as_any, (_fitter_for_all(type_), *variants))
+
+
+def _fitter_for_all(type_: TypeEngine[Any]) -> Callable[[TenantId], Any]:
+    """The same for a type as it is where no database has a variant of its own."""
     if isinstance(type_, TypeDecorator):
         if not _converts(type_):
             return _fitter(type_.impl_instance)
@@ -307,9 +317,14 @@ def plain(type_: TypeEngine[Any]) -> TypeEngine[Any]:
     return plain(type_.impl_instance) if isinstance(type_, TypeDecorator) else type_
 
 
+def variant(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:
+    """A type as one database has it."""
+    return type_._variant_mapping.get(dialect.name, type_)
+
+
 def _layers(type_: TypeEngine[Any], dialect: Dialect) -> Iterator[TypeEngine[Any]]:
     """A type as one database has it, and the types under it."""
-    type_ = type_._variant_mapping.get(dialect.name, type_)
+    type_ = variant(type_, dialect)
     yield type_
     if isinstance(type_, TypeDecorator):
         yield from _layers(type_.load_dialect_impl(dialect), dialect)
@@ -374,6 +389,11 @@ def _as_it_is(tenant: TenantId) -> TenantId:
 
 def _as_nothing(tenant: TenantId) -> None:
     return None
+
+
+def _as_any(fitters: Iterable[Callable[[TenantId], Any]], tenant: TenantId) -> Any:
+    fitted = (fitter(tenant) for fitter in fitters)
+    return next((value for value in fitted if value is not None), None)
 
 
 def _as_written(tenant: TenantId) -> TenantId:

@@ -48,6 +48,7 @@ from .predicate import (
     scope_now,
     tenant_now,
     tenant_value,
+    variant,
     written_parameter,
 )
 from .rawsql import adds_rows, only_modifies, upserts
@@ -103,10 +104,13 @@ class Values(Texts):
         # it may be left empty. The current tenant is put there in any case.
         self._named: dict[str, tuple[TypeEngine[Any], bool]] = {}
         super().__init__(*args, **kwargs)
-        self.tenants = {
-            name: self._named.get(bind.key, (bind.type, True))
+        named = (
+            (name, self._named.get(bind.key, (bind.type, True)))
             for bind, name in self.bind_names.items()
             if isinstance(bind, TenantParameter) or bind.key in self._named
+        )
+        self.tenants = {
+            name: (variant(type_, self.dialect), optional) for name, (type_, optional) in named
         }
         self.needs_tenant = bool(self.guarded or self.tenants)
 
