@@ -71,7 +71,7 @@ from sqlalchemy.schema import DDL, CreateSequence, CreateTable, ExecutableDDLEle
 from sqlalchemy.sql import ClauseElement, Executable, quoted_name
 from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.sql.functions import Function
-from sqlalchemy.sql.selectable import Join
+from sqlalchemy.sql.selectable import Alias, Join
 from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 import databases
@@ -2330,6 +2330,22 @@ def a_full_join_of_a_child_and_its_parent(session: Session) -> Any:
 def a_child_of_a_parent_that_an_outer_join_may_miss(session: Session) -> Any:
     joined = D.outerjoin(I, true()).outerjoin(P, I.c.parcel_id == P.c.id)
     return session.execute(select(I.c.what, P.c.code).select_from(joined))
+
+
+class Renamed(Alias):
+    inherit_cache = False
+
+
+@compiles(Renamed)
+def _renamed(element: Any, compiler: Any, asfrom: bool = False, **kw: Any) -> str:
+    return f"{compiler.process(element.element, asfrom=True, **kw)} AS p2" if asfrom else "p2"
+
+
+@attack(refused="stands where no tenant condition can be added")
+def an_alias_of_ones_own_leaves_its_name_to_another(session: Session) -> Any:
+    taken = select(literal("acme").label("tenant_id")).subquery("p1")
+    renamed = Renamed._construct(P, name="p1")
+    return session.execute(select(literal_column("p2.code")).select_from(renamed, taken))
 
 
 class CrossJoin(Join):

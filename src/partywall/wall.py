@@ -218,6 +218,14 @@ class Wall(Values):
 
         return [*_unlinked(left, from_, right), *_unlinked(right, from_, left)]
 
+    def visit_alias(self, alias: Any, asfrom: bool = False, **kwargs: Any) -> str:
+        if asfrom and self._expected[hash(alias)] > 0:
+            # Under the name that the condition knows.
+            self._expected[hash(alias)] -= 1
+            self._expected[hash(source(alias))] += 1
+
+        return super().visit_alias(alias, asfrom=asfrom, **kwargs)
+
     def visit_table(self, table: TableClause, asfrom: bool = False, **kwargs: Any) -> str:
         if asfrom and self.stack:
             self.rendered[table.name.casefold()] += 1
@@ -279,12 +287,12 @@ def _with(written: Sequence[Any], guards: Sequence[Guard], end: str = "") -> Cri
 
 
 def _guarded_in_where(from_: FromClause) -> list[int]:
-    """The tables that `_guarding` sees. The right side of an outer join has its conditions in ON."""
+    """The tables and aliases that `_guarding` sees. The right side of an outer join has its conditions in ON."""
     if isinstance(from_, FromGrouping):
         return _guarded_in_where(from_.element)
 
     if not isinstance(from_, Join):
-        return [hash(source(from_))]
+        return [hash(from_)]
 
     left = _guarded_in_where(from_.left)
     return left if from_.isouter and not from_.full else [*left, *_guarded_in_where(from_.right)]
