@@ -1868,6 +1868,12 @@ def a_key_comes_from_the_second_part_of_a_union(session: Session) -> Any:
 
 
 @attack(refused=AWAY)
+def a_key_comes_from_a_select_in_one_row_of_several(session: Session) -> Any:
+    rows = [{"id": 60, "parcel_id": _own_key_or_two(P.c.id)}, {"id": 61, "parcel_id": None}]
+    return session.execute(insert(S).values(rows))
+
+
+@attack(refused=AWAY)
 def keys_come_from_the_second_part_of_a_union(session: Session) -> Any:
     rows = _own_key_or_two(P.c.id)
     return session.execute(insert(S).from_select(["parcel_id"], rows))

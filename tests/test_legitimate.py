@@ -712,6 +712,15 @@ def references_in_every_spelling(session: Session) -> None:
 
 
 @legitimate
+def a_reference_is_selected_in_each_row_of_several(session: Session) -> None:
+    rows = [{"job_id": select(J.c.id).where(J.c.name == name)} for name in ("N1", "N3")]
+    session.execute(insert(Visit).values(rows))
+    session.execute(insert(V).values(rows))
+    referred = select(J.c.name).join(V, V.c.job_id == J.c.id).order_by(V.c.id.desc()).limit(4)
+    assert session.scalars(referred).all() == ["N3", "N1", "N3", "N1"]
+
+
+@legitimate
 def rows_are_copied_with_text_in_the_select(session: Session) -> None:
     session.execute(insert(J).from_select(["name"], select(text("name")).select_from(J)))
     both = select(text("name, pay")).select_from(J).where(text("jobs.id = 1"))

@@ -44,6 +44,7 @@ from sqlalchemy.sql.selectable import (
     FromClause,
     ScalarSelect,
     Select,
+    SelectBase,
     SelectStatementGrouping,
     TextualSelect,
 )
@@ -470,8 +471,9 @@ def _origins(value: Any, path: Path) -> Iterator[_Source]:
         yield from _all_origins([*branches, null() if value.else_ is None else value.else_], path)
     elif choices := _choices(value):
         yield from _all_origins(choices, path)
-    elif isinstance(value, ScalarSelect) and is_exact(value):
-        yield from _all_origins(_members(value.element), path)
+    elif isinstance(value, (ScalarSelect, SelectBase)) and is_exact(value):
+        # In one row of several, SQLAlchemy makes a SELECT a value only when it renders it.
+        yield from _all_origins(_members(getattr(value, "element", value)), path)
     elif isinstance(value, ColumnElement) and not isinstance(value, UnaryExpression):
         yield from _column_origins(value, path)
 
