@@ -39,7 +39,7 @@ from partywall.errors import (
 )
 from partywall.ownership import tenant_table
 from partywall.positions import tables_in
-from partywall.rawsql import TenantParameter, TenantText, lists_more, scan, tenant_text, upserts
+from partywall.rawsql import TenantParameter, TenantText, scan, tenant_text
 
 NAMES_ORDERS = [
     "SELECT * FROM orders",
@@ -750,46 +750,3 @@ def test_another_parameter_in_the_place_of_tenant() -> None:
     assert bound.compile().params == {"other": "acme"}
     with tenant_scope("globex"):
         assert set(clause.compile().params.values()) == {"globex"}
-
-
-@pytest.mark.parametrize(
-    ("sql", "more"),
-    [
-        ("price + 1", False),
-        ("coalesce(price, 0)", False),
-        ("'a, b'", False),
-        ('"a, b"', False),
-        ("ARRAY[1, 2]", False),
-        ("1 /* , */", False),
-        ("1, owner = 2", True),
-        ("1), owner = (2", True),
-        ("f(1", True),
-        (r"'\', owner = 2, x = ''", True),
-        ("$$ x $$, owner = 2", True),
-        ("1 --1, owner = 2", True),
-    ],
-)
-@pytest.mark.parametrize("hashes", [True, False])
-def test_a_value_is_one_item_of_a_list_or_more(sql: str, more: bool, hashes: bool) -> None:
-    assert lists_more(sql, hash_comments=hashes) is more
-
-
-@pytest.mark.parametrize(
-    ("sql", "times"),
-    [
-        ("INSERT INTO t VALUES (1)", 0),
-        ("INSERT INTO t VALUES ('on conflict', \"on duplicate\")", 0),
-        ("INSERT INTO t (duplicate) SELECT x.conflict FROM x", 0),
-        ("WITH x AS (INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING) INSERT INTO t SELECT 1", 0),
-        ("INSERT INTO t VALUES (1) ON CONFLICT (id) DO NOTHING", 1),
-        ("INSERT INTO t VALUES (1) on/**/duplicate KEY UPDATE a = 1", 1),
-        ("INSERT INTO t SELECT 1ON CONFLICT DO NOTHING", 1),
-        ("INSERT INTO t SELECT 1 /*!ON DUPLICATE KEY UPDATE a = 1*/", 1),
-        ("INSERT INTO t SELECT 1 --1 ON DUPLICATE KEY UPDATE a = 1", 1),
-        (r"INSERT INTO t SELECT '\' ON CONFLICT DO NOTHING", 1),
-        ("INSERT INTO t SELECT 1 ON CONFLICT DO NOTHING ON CONFLICT DO NOTHING", 2),
-    ],
-)
-@pytest.mark.parametrize("hashes", [True, False])
-def test_a_clash_of_keys_is_counted(sql: str, times: int, hashes: bool) -> None:
-    assert upserts(sql, hash_comments=hashes) == times

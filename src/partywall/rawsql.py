@@ -19,7 +19,7 @@ from sqlalchemy.types import TypeEngine
 from .context import TenantId, active_scope, current_tenant
 from .definitions import is_ddl
 from .errors import ConfigurationError, MissingTenantContextError, refused
-from .positions import SELECT_MODIFIERS, tables_in
+from .positions import tables_in
 from .tokens import (
     EXPONENT,
     HIDES,
@@ -37,17 +37,11 @@ __all__ = [
     "Scan",
     "TenantParameter",
     "TenantText",
-    "adds_rows",
-    "goes_on",
-    "lists_more",
-    "only_modifies",
     "runs_sql",
     "scan",
-    "selects_again",
     "stands_before",
     "tables_in",
     "tenant_text",
-    "upserts",
 ]
 
 
@@ -101,95 +95,6 @@ def stands_before(original: str, sql: str, *, hash_comments: bool) -> str | None
 def _certain(sql: str, hash_comments: bool) -> list[tuple[str, int]]:
     matches = TOKENS[hash_comments].finditer(sql)
     return [(match[0], match.start()) for match in matches if match.lastgroup != "comment"]
-
-
-def adds_rows(sql: str) -> bool:
-    """Whether a text outside of parentheses could add the rows of another SELECT."""
-    if not _SET_OPERATOR.search(sql):
-        return False
-
-    depth = 0
-    for match in TOKENS[False].finditer(sql):
-        kind, text = match.lastgroup, match[0]
-        if kind == "sign":
-            depth += {"(": 1, ")": -1}.get(text, 0)
-        elif kind == "word":
-            if depth <= 0 and _SET_OPERATOR.fullmatch(text):
-                return True
-        elif kind in ("body", "doubt"):
-            return True
-
-    return False
-
-
-def selects_again(sql: str, *, hash_comments: bool) -> bool:
-    """Whether another SELECT follows one outside of parentheses, and takes its WHERE."""
-    if len(_SELECT.findall(sql)) < 2:
-        return False
-
-    depth = selects = 0
-    for match in TOKENS[hash_comments].finditer(sql):
-        kind, text = match.lastgroup, match[0]
-        if kind == "sign":
-            depth += {"(": 1, ")": -1}.get(text, 0)
-        elif kind == "word":
-            selects += depth <= 0 and _SELECT.fullmatch(text) is not None
-            if selects > 1:
-                return True
-        elif kind in ("body", "doubt", "line"):
-            return _SET_OPERATOR.search(sql, match.start()) is not None
-
-    return False
-
-
-def goes_on(sql: str, *, hash_comments: bool) -> bool:
-    """Whether what stands behind a criterion could belong to it still, and is no clause of its own."""
-    certain = _certain(sql, hash_comments)
-    return bool(certain) and certain[0][0].casefold() not in _CLAUSES
-
-
-def lists_more(sql: str, *, hash_comments: bool) -> bool:
-    """Whether a text, where a list may stand, could be more than one item of it."""
-    depth = 0
-    for match in TOKENS[hash_comments].finditer(sql):
-        kind, text = match.lastgroup, match[0]
-        if kind == "sign":
-            depth += {"(": 1, ")": -1}.get(text, 0)
-            if depth < 0 or (depth == 0 and text == ","):
-                return True
-        elif kind in ("body", "doubt", "line"):
-            return True
-
-    return depth != 0
-
-
-def upserts(sql: str, *, hash_comments: bool) -> int:
-    """How often an INSERT says what is done with rows that are there already, or might."""
-    if not _CLASH.search(sql):
-        return 0
-
-    depth, found, before = 0, 0, ""
-    for match in TOKENS[hash_comments].finditer(sql):
-        kind, text = match.lastgroup, match[0].casefold()
-        if kind == "sign":
-            depth += {"(": 1, ")": -1}.get(text, 0)
-        elif kind == "word":
-            # 1ON CONFLICT
-            found += depth <= 0 and before.endswith("on") and bool(_CLASH.fullmatch(text))
-        elif kind == "doubt":
-            return found + len(_CLASH.findall(sql, match.start()))
-        elif kind in ("body", "line"):
-            found += len(_CLASH.findall(text))
-
-        before = before if kind == "comment" else text
-
-    return found
-
-
-def only_modifies(prefix: str) -> bool:
-    """Whether what stands before the columns of a SELECT leaves them as they are."""
-    words = _COMMENT.sub(" ", prefix).casefold().split()
-    return SELECT_MODIFIERS.issuperset(words)
 
 
 def tenant_text(sql: str, /) -> TenantText:
@@ -250,12 +155,6 @@ class TenantText(TextClause):
 
 _TENANT = "tenant"
 
-_SET_OPERATOR = re.compile(r"\b(?:union|except|intersect|minus)\b", re.IGNORECASE)
-_SELECT = re.compile(r"\bselect\b", re.IGNORECASE)
-_CLAUSES = {"where", "group", "having", "window", "order", "limit", "offset", "fetch", "for"}
-_CLAUSES |= {"lock", "into", "union", "intersect", "except", "with", "returning"}
-_CLASH = re.compile(r"\b(?:conflict|duplicate)\b", re.IGNORECASE)
-_COMMENT = re.compile(r"/\*(?!M?!)(?:[^*]|\*(?!/))*\*/")
 
 # SQLite takes a string for a name where only a name can stand, also at the start of a FROM.
 _NAME_FOLLOWS = {"", "from", "join", "into", "update", "table", "in", "."}

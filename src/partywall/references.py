@@ -52,11 +52,11 @@ from sqlalchemy.types import NullType, TupleType, TypeDecorator, UserDefinedType
 
 from .context import Scope
 from .errors import CrossTenantReferenceError, refused
+from .fragments import adds_rows, only_modifies
 from .froms import source
 from .ownership import Ownership, Path, mapper_of, owned, path_of
 from .pins import flush_of, leave, pin_of, resume, sessions_of
 from .predicate import column_in, condition, shows_shared_rows
-from .rawsql import adds_rows, only_modifies
 
 _CHUNK = 200
 

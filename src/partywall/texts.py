@@ -17,6 +17,7 @@ from sqlalchemy.types import NullType, String
 from . import rawsql
 from .compilers import Compiler
 from .errors import ConfigurationError, UnscopedStatementError, refused
+from .fragments import lists_more
 from .froms import leaves, source
 from .ownership import Ownership, owned, owned_names, tenant_types
 from .positions import tables_in
@@ -258,7 +259,7 @@ class Texts(Compiler):
 
     def refuse_listing(self, text: str) -> None:
         mysql = isinstance(self.dialect, MySQLDialect)
-        if "," in text and rawsql.lists_more(text, hash_comments=mysql):
+        if "," in text and lists_more(text, hash_comments=mysql):
             raise refused(
                 UnscopedStatementError(
                     "A text fragment in this statement could set more than the column that it is "

@@ -37,6 +37,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from .context import TenantId
 from .errors import CrossTenantAccessError, UnscopedStatementError, refused
+from .fragments import adds_rows, only_modifies, upserts
 from .froms import leaves
 from .ownership import Ownership, column_of, same_name
 from .predicate import (
@@ -51,7 +52,6 @@ from .predicate import (
     variant,
     written_parameter,
 )
-from .rawsql import adds_rows, only_modifies, upserts
 from .references import UNKNOWN, Given, Reference, is_exact, references_in
 from .texts import Criteria, Texts
 

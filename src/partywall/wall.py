@@ -26,8 +26,8 @@ from sqlalchemy.sql.elements import (
 )
 from sqlalchemy.sql.selectable import FromClause, FromGrouping, Join, TableClause
 
-from . import rawsql
 from .errors import UnscopedStatementError, refused
+from .fragments import goes_on, selects_again
 from .froms import leaves, source
 from .ownership import Ownership, column_of
 from .predicate import Bytes, TenantParameter, absent, condition, shows_shared_rows
@@ -90,7 +90,7 @@ class Wall(Values):
     def _without_end(self, text: str) -> tuple[str, bool]:
         """Take away the mark behind a criterion, and whether nothing follows. A clause may follow."""
         before, marked, behind = text.partition(_END)
-        if behind and rawsql.goes_on(behind, hash_comments=isinstance(self.dialect, MySQLDialect)):
+        if behind and goes_on(behind, hash_comments=isinstance(self.dialect, MySQLDialect)):
             raise refused(
                 UnscopedStatementError(
                     "A text fragment in this statement could undo its tenant condition: it stands "
@@ -101,7 +101,7 @@ class Wall(Values):
         return before + behind, bool(marked) and not behind
 
     def _refuse_another_select(self, text: str) -> None:
-        if rawsql.selects_again(text, hash_comments=isinstance(self.dialect, MySQLDialect)):
+        if selects_again(text, hash_comments=isinstance(self.dialect, MySQLDialect)):
             raise refused(
                 UnscopedStatementError(
                     "A text fragment in this statement begins another SELECT, which would take its "

@@ -1,0 +1,105 @@
+"""What a fragment of SQL could do to the statement that it stands in.
+
+As everywhere with text, the reading that does more counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from .positions import SELECT_MODIFIERS
+from .tokens import TOKENS
+
+
+def adds_rows(sql: str) -> bool:
+    """Whether a text outside of parentheses could add the rows of another SELECT."""
+    if not _SET_OPERATOR.search(sql):
+        return False
+
+    return any(
+        kind in ("body", "doubt") or (depth <= 0 and _SET_OPERATOR.fullmatch(text))
+        for depth, kind, text, _ in _nested(sql, hash_comments=False)
+    )
+
+
+def selects_again(sql: str, *, hash_comments: bool) -> bool:
+    """Whether another SELECT follows one outside of parentheses, and takes its WHERE."""
+    if len(_SELECT.findall(sql)) < 2:
+        return False
+
+    selects = 0
+    for depth, kind, text, place in _nested(sql, hash_comments):
+        if kind in _UNCERTAIN:
+            return _SET_OPERATOR.search(sql, place) is not None
+
+        selects += depth <= 0 and _SELECT.fullmatch(text) is not None
+        if selects > 1:
+            return True
+
+    return False
+
+
+def goes_on(sql: str, *, hash_comments: bool) -> bool:
+    """Whether what stands behind a criterion could belong to it still, and is no clause of its own."""
+    first = next(_nested(sql, hash_comments), None)
+    return first is not None and first[2].casefold() not in _CLAUSES
+
+
+def lists_more(sql: str, *, hash_comments: bool) -> bool:
+    """Whether a text, where a list may stand, could be more than one item of it."""
+    open_ = 0
+    for depth, kind, text, _ in _nested(sql, hash_comments):
+        if kind in _UNCERTAIN or depth < 0 or (depth == 0 and text == ","):
+            return True
+
+        open_ = depth + (text == "(")
+
+    return open_ != 0
+
+
+def upserts(sql: str, *, hash_comments: bool) -> int:
+    """How often an INSERT says what is done with rows that are there already, or might."""
+    if not _CLASH.search(sql):
+        return 0
+
+    found, before = 0, ""
+    for depth, kind, text, place in _nested(sql, hash_comments):
+        if kind == "doubt":
+            return found + len(_CLASH.findall(sql, place))
+
+        if kind in _UNCERTAIN:
+            found += len(_CLASH.findall(text))
+        elif depth <= 0 and _CLASH.fullmatch(text):
+            # 1ON CONFLICT
+            found += before.endswith("on")
+
+        before = text.casefold()
+
+    return found
+
+
+def only_modifies(prefix: str) -> bool:
+    """Whether what stands before the columns of a SELECT leaves them as they are."""
+    words = _COMMENT.sub(" ", prefix).casefold().split()
+    return SELECT_MODIFIERS.issuperset(words)
+
+
+_SET_OPERATOR = re.compile(r"\b(?:union|except|intersect|minus)\b", re.IGNORECASE)
+_SELECT = re.compile(r"\bselect\b", re.IGNORECASE)
+_CLAUSES = {"where", "group", "having", "window", "order", "limit", "offset", "fetch", "for"}
+_CLAUSES |= {"lock", "into", "union", "intersect", "except", "with", "returning"}
+_UNCERTAIN = {"body", "doubt", "line"}
+_CLASH = re.compile(r"\b(?:conflict|duplicate)\b", re.IGNORECASE)
+_COMMENT = re.compile(r"/\*(?!M?!)(?:[^*]|\*(?!/))*\*/")
+
+
+def _nested(sql: str, hash_comments: bool) -> Iterator[tuple[int, str, str, int]]:
+    """Each token but comments, its place, and how many parentheses it stands in."""
+    depth = 0
+    for match in TOKENS[hash_comments].finditer(sql):
+        kind, text = str(match.lastgroup), match[0]
+        if kind != "comment":
+            depth -= text == ")"
+            yield depth, kind, text, match.start()
+            depth += text == "("
