@@ -829,3 +829,18 @@ def test_what_is_below_and_between_marked_tables_is_owned_whenever_they_are_mark
 
     with tenant_scope("globex"), Session(engine) as session:
         assert session.scalars(select(gifts.c.paper)).all() == ["red"]
+
+
+def test_a_tenant_column_that_statements_leave_out_is_filled_in(engine: Engine) -> None:
+    hidden: Any = Column("tenant_id", String(20), _omit_from_statements=True)
+    table = tenant_table(original("ownership_hidden", hidden))
+    table.create(engine)
+    for key, tenant in enumerate(("acme", "globex")):
+        with tenant_scope(tenant), engine.begin() as connection:
+            assert "tenant_id" in str(table.insert().compile(connection))
+            assert "tenant_id =" in str(table.update().compile(connection))
+            connection.execute(table.insert(), {"id": key})
+
+    with unscoped("what is stored"), engine.connect() as connection:
+        stored = connection.exec_driver_sql("SELECT id, tenant_id FROM ownership_hidden").all()
+        assert stored == [(0, "acme"), (1, "globex")]

@@ -354,6 +354,12 @@ class Values(Texts):
         if self.column_keys is not None or not state._no_parameters:
             return False
 
+        if column._omit_from_statements:
+            # It alone is not named.
+            table: Any = column.table
+            self.column_keys = [c.key for c in table.c if not c._omit_from_statements]
+            return False
+
         self._named[column.key] = (column.type, adding)
         return True
 
