@@ -299,14 +299,15 @@ class Worker:
         gc.enable()
         return elapsed
 
+    def execute(self, operation: str, tenant: str, customer: int) -> object:
+        with self.variant.scope(tenant), Session(self.engine) as session:
+            return OPERATIONS[operation](self.variant, session, tenant, customer)
+
     def count(self, operation: str) -> dict[str, object]:
         """How many statements one call sends, and what it returns: the variants must agree."""
         event.listen(self.engine, "before_cursor_execute", self._count)
         self.statements = 0
-        tenant, customer = next(self.turns["one"])
-        with self.variant.scope(tenant), Session(self.engine) as session:
-            result = OPERATIONS[operation](self.variant, session, tenant, customer)
-
+        result = self.execute(operation, *next(self.turns["one"]))
         event.remove(self.engine, "before_cursor_execute", self._count)
         return {"statements": self.statements, "result": result}
 
