@@ -711,6 +711,16 @@ def references_in_every_spelling(session: Session) -> None:
     assert session.scalar(select(func.count()).where(V.c.job_id == 1)) == 2
 
 
+@legitimate(on="postgresql")
+def a_row_is_inserted_beside_another(session: Session) -> None:
+    job = insert(J).values(name="first").returning(J.c.id).cte("job")
+    key = select(job.c.id).scalar_subquery()
+    session.execute(insert(J).values(name="second", pay=key).add_cte(job))
+    session.execute(insert(J).values(pay=key).add_cte(job), {"name": "second"})
+    counted = select(func.count()).select_from(J).where(J.c.name.in_(["first", "second"]))
+    assert session.scalar(counted) == 4
+
+
 @legitimate
 def a_reference_is_selected_in_each_row_of_several(session: Session) -> None:
     rows = [{"job_id": select(J.c.id).where(J.c.name == name)} for name in ("N1", "N3")]

@@ -340,7 +340,10 @@ class Values(Texts):
             return
 
         stated = given and any(_means(key, column, table, True) for key in self.column_keys or ())
-        if stated or adding or getattr(column, "onupdate", None) is not None:
+        if adding and not stated and self.stack:
+            # In a CTE: the statement around it may write a parameter of the column's name.
+            values[column.key] = written_parameter(type_)
+        elif stated or adding or getattr(column, "onupdate", None) is not None:
             # Named as SQLAlchemy would name it: a column's default may look for it.
             name = f"{column.key}{suffix}"
             self._named[name] = (type_, adding or not stated)
