@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -357,7 +358,7 @@ def _reaches(
     """EXISTS the row it belongs with. The wall guards that SELECT like any other."""
     # SQLAlchemy's own name for an alias could be the name that the developer gave this one.
     name = str(getattr(table, "name", ""))
-    taken = name.casefold().startswith(f"{path.parent.name}_".casefold())
+    taken = re.fullmatch(rf"{re.escape(path.parent.name)}_\d+", name, re.IGNORECASE)
     parent = path.parent.alias(f"of_{name}" if taken else None)
     links: list[ColumnElement[bool]] = [
         BinaryExpression(column_in(parent, remote), column_in(table, local), operators.eq)

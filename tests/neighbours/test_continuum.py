@@ -134,7 +134,9 @@ def build(manager: Any, variant: str) -> SimpleNamespace:
     if variant == "without columns":
         _add_models_without_columns(Base, Invoice, Tag)
 
-    return SimpleNamespace(metadata=Base.metadata, registry=Base.registry)
+    # Held, as a module would: a registry does not keep its classes.
+    classes = Base.__subclasses__()
+    return SimpleNamespace(metadata=Base.metadata, registry=Base.registry, classes=classes)
 
 
 def _add_models_without_columns(base: Any, invoice: Any, tag: Any) -> None:
