@@ -72,8 +72,9 @@ def _check_when_filled(session: Session, state: Any) -> None:
 def _refuse_foreign_object(state: Any, attributes: Iterable[TenantAttribute]) -> None:
     values = state.dict
     for attribute in attributes:
-        if attribute.key in values and values[attribute.key] is not None:
-            _refuse_foreign_value(state, attribute, values[attribute.key])
+        value = values.get(attribute.key)
+        if value is not None:
+            _refuse_foreign_value(state, attribute, value)
 
 
 def _pin_flush(session: Session, flush_context: Any, instances: Any) -> None:
