@@ -18,9 +18,11 @@ from sqlalchemy import (
     String,
     Table,
     Uuid,
+    column,
     create_engine,
     event,
     select,
+    table,
 )
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import NoReferencedTableError
@@ -844,3 +846,33 @@ def test_a_tenant_column_that_statements_leave_out_is_filled_in(engine: Engine) 
     with unscoped("what is stored"), engine.connect() as connection:
         stored = connection.exec_driver_sql("SELECT id, tenant_id FROM ownership_hidden").all()
         assert stored == [(0, "acme"), (1, "globex")]
+
+
+def test_a_copy_that_goes_by_the_name_of_another_owned_table_does_not_stand_for_it(
+    engine: Engine,
+) -> None:
+    metadata = MetaData()
+    mine = tenant_table(
+        Table(
+            "ownership_by_name",
+            metadata,
+            Column("id", Integer, primary_key=True),
+            Column("tenant_id", String(20)),
+        )
+    )
+    under = Table(
+        "ownership_by_another",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("parent_id", ForeignKey("ownership_by_name.id")),
+    )
+    tenant_table(under, through="parent_id")
+    copies = [under.to_metadata(MetaData(), name=mine.name) for _ in range(8)]
+    metadata.create_all(engine)
+    for whose in ("acme", "globex"):
+        with tenant_scope(whose), engine.begin() as connection:
+            connection.execute(mine.insert())
+
+    with tenant_scope("globex"), engine.connect() as connection:
+        found = connection.execute(select(table(mine.name, column("id")))).all()
+        assert found == [(2,)] and len(copies) == 8

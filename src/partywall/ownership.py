@@ -173,14 +173,14 @@ def owned(
 
     hidden = getattr(table.schema, "quote", None) is False and not _is_word(table.schema)
     anywhere = anywhere or hidden
-    for named in tuple(_named.get(table.name.casefold(), ())):
-        if _entry_of(named) is None:
-            continue
-
-        if anywhere or _place(named, default_schema) == _place(table, default_schema):
-            return owned(named)
-
-    return None
+    found = [
+        named
+        for named in tuple(_named.get(table.name.casefold(), ()))
+        if _entry_of(named) is not None
+        and (anywhere or _place(named, default_schema) == _place(table, default_schema))
+    ]
+    # A table that is marked, before a copy of another that goes by its name.
+    return owned(max(found, key=_is_marked)) if found else None
 
 
 def owned_names() -> frozenset[str]:
