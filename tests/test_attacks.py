@@ -66,6 +66,7 @@ from sqlalchemy.orm import (
     mapped_column,
     relationship,
 )
+from sqlalchemy.orm.loading import merge_frozen_result
 from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import DDL, CreateSequence, CreateTable, ExecutableDDLElement
 from sqlalchemy.sql import ClauseElement, Executable, quoted_name
@@ -378,6 +379,7 @@ KNOWN_LIMITS = {
     "a_made_up_row_vouches_for_a_key",
     "a_made_up_subquery_vouches_for_a_key",
     "an_object_is_slipped_into_the_identity_map",
+    "another_tenants_frozen_rows_are_merged_that_carry_no_tenant",
 }
 
 
@@ -2251,6 +2253,16 @@ def an_object_is_slipped_into_the_identity_map(session: Session) -> Any:
     session.identity_map.add(state)
     session.get(Stop, 1).parcel_id = 2  # type: ignore[union-attr]
     session.flush()
+
+
+@attack
+def another_tenants_frozen_rows_are_merged_that_carry_no_tenant(session: Session) -> Any:
+    boxes = select(Box)
+    with tenant_scope("globex"), Session(session.get_bind()) as theirs:
+        frozen = theirs.execute(boxes).freeze()
+
+    merged = merge_frozen_result(session, boxes, frozen, load=False)()
+    return [box.what for box in merged.scalars()]
 
 
 @attack(refused="This session serves tenant 'acme'")
