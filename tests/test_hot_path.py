@@ -12,8 +12,9 @@ import pytest
 import partywall
 
 WALL = [
-    *("canary", "context", "engines", "fragments", "froms", "ownership", "pins", "positions"),
-    *("predicate", "rawsql", "references", "sessions", "texts", "tokens", "values", "wall"),
+    *("canary", "context", "engines", "fragments", "froms", "mappers", "ownership", "pins"),
+    *("positions", "predicate", "rawsql", "references", "sessions", "texts", "tokens"),
+    *("upserts", "values", "wall"),
 ]
 # What only carries an async caller's scope.
 CARRIES = {"context"}

@@ -15,16 +15,17 @@ from weakref import WeakSet, ref
 
 from sqlalchemy import Column, ForeignKeyConstraint, Table, event
 from sqlalchemy.exc import NoReferenceError
-from sqlalchemy.orm import Mapper, RelationshipProperty, class_mapper
+from sqlalchemy.orm import Mapper, class_mapper
 from sqlalchemy.orm.exc import UnmappedClassError, UnmappedColumnError
 from sqlalchemy.orm.interfaces import MANYTOONE
-from sqlalchemy.orm.mapper import _CONFIGURE_MUTEX, _all_registries
+from sqlalchemy.orm.mapper import _CONFIGURE_MUTEX
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import BinaryExpression, ColumnElement
 from sqlalchemy.sql.expression import FromClause, TableClause
 from sqlalchemy.types import TypeEngine
 
 from .errors import ConfigurationError, refused
+from .mappers import is_relationship, known_mappers, secondaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,7 +483,7 @@ def _resolve(table: Table, entry: _Entry) -> Ownership:
     if mark.through is None:
         raise refused(ConfigurationError(f"Table {table.name!r} has no tenant column."))
 
-    if entry.mapper is not None and _is_relationship(entry.mapper, mark.through):
+    if entry.mapper is not None and is_relationship(entry.mapper, mark.through):
         # By now the classes that it names exist; those of other registries need not. This may
         # resolve the table on its way.
         class_mapper(entry.mapper.class_)
@@ -530,14 +531,10 @@ def _as_original(table: Table, original: Table) -> Ownership:
     return Ownership(table, column, (), ownership.shared)
 
 
-def _is_relationship(mapper: Mapper[Any], name: str) -> bool:
-    return isinstance(mapper._init_properties.get(name), RelationshipProperty)
-
-
 def _through(table: Table, entry: _Entry, through: str) -> Path:
     name = through
     if entry.mapper is not None:
-        if _is_relationship(entry.mapper, through):
+        if is_relationship(entry.mapper, through):
             relationship = entry.mapper.relationships[through]
             if relationship.direction is MANYTOONE:
                 return _path(relationship.local_remote_pairs)
@@ -574,9 +571,9 @@ def _own_associations() -> None:
         try:
             while _read_as_of != epoch:
                 as_of = epoch
-                for mapper in _known_mappers():
+                for mapper in known_mappers():
                     _own_mapped_before(mapper)
-                    for table in _secondaries(mapper):
+                    for table in secondaries(mapper):
                         _own_association(table)
 
                 _read_as_of = as_of
@@ -598,41 +595,6 @@ def _own_mapped_before(mapper: Mapper[Any]) -> None:
     if mark is not None:
         _own_mapper(mapper, mark)
         _changed()
-
-
-def _secondaries(mapper: Mapper[Any]) -> Iterator[Table]:
-    for relationship in tuple(mapper._init_properties.values()):
-        if isinstance(relationship, RelationshipProperty):
-            secondary = _secondary(relationship, mapper)
-            if isinstance(secondary, Table):
-                yield secondary
-
-
-def _known_mappers() -> Iterator[Mapper[Any]]:
-    # Not `registry.mappers`: it fails while one of its classes is being mapped.
-    for known in _all_registries():
-        # By reference: a class is added before SQLAlchemy takes the lock.
-        for reference in known._managers.keyrefs():
-            manager = reference()
-            if manager is not None and manager.is_mapped:
-                yield manager.mapper
-
-
-def _secondary(relationship: RelationshipProperty[Any], mapper: Mapper[Any]) -> Any:
-    secondary: Any = relationship._init_args.secondary
-    said = getattr(relationship, "secondary", None)
-    if said is None:
-        said = secondary.argument if secondary.resolved is None else secondary.resolved
-
-    if isinstance(said, str):
-        return mapper.registry.metadata.tables.get(said)
-
-    if callable(said) and not isinstance(said, FromClause):
-        # It may name what does not exist yet; then it is asked again.
-        with suppress(Exception):
-            return said()
-
-    return said
 
 
 def _own_association(table: Table) -> None:

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from sqlalchemy import Table, case, literal_column, select
-from sqlalchemy.dialects.mysql.base import MySQLDialect
+from sqlalchemy import Table, literal_column, select
 from sqlalchemy.dialects.mysql.dml import OnDuplicateClause
 from sqlalchemy.dialects.postgresql.operators import GETITEM
 from sqlalchemy.engine import Dialect
@@ -37,14 +36,11 @@ from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from .context import TenantId
 from .errors import CrossTenantAccessError, UnscopedStatementError, refused
-from .fragments import adds_rows, only_modifies, upserts
+from .fragments import adds_rows, only_modifies
 from .froms import leaves
 from .ownership import Ownership, column_of, same_name
 from .predicate import (
     TenantParameter,
-    condition,
-    may_collate,
-    same_bytes,
     same_tenant,
     scope_now,
     tenant_now,
@@ -53,7 +49,7 @@ from .predicate import (
     written_parameter,
 )
 from .references import UNKNOWN, Given, Reference, is_exact, references_in
-from .texts import Criteria, Texts
+from .texts import Texts
 
 # What Alembic calls the copy that takes the place of a table on SQLite.
 _MIGRATED = "_alembic_tmp_"
@@ -87,19 +83,11 @@ class Item(Grouping[Any]):
     __visit_name__ = "partywall_item"
 
 
-class Enclosed(Grouping[Any]):
-    """What the developer wrote, and what must not leave the CASE that it stands in."""
-
-    __visit_name__ = "partywall_enclosed"
-
-
 class Values(Texts):
-    """INSERT, upserts and the SET of an UPDATE."""
+    """INSERT and the SET of an UPDATE."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.references: list[Reference] = []
-        # Which rows RETURNING shows, where it may meet the row of another tenant.
-        self._shown: ColumnElement[bool] | None = None
         # Where the developer may name a tenant: a parameter's key, the column's type, and whether
         # it may be left empty. The current tenant is put there in any case.
         self._named: dict[str, tuple[TypeEngine[Any], bool]] = {}
@@ -155,9 +143,6 @@ class Values(Texts):
         written = super().visit_insert(
             Prepared(state), visited_bindparam=visited_bindparam, visiting_cte=visiting_cte, **kw
         )
-        if ownership is not None:
-            self._refuse_upserts(written, state.statement)
-
         if ownership is not None and state.statement.select is not None and adds_rows(written):
             raise refused(
                 UnscopedStatementError(
@@ -169,112 +154,10 @@ class Values(Texts):
 
         return written
 
-    def _refuse_upserts(self, written: str, statement: Any) -> None:
-        mysql = isinstance(self.dialect, MySQLDialect)
-        known = statement._post_values_clause is not None
-        if upserts(written, hash_comments=mysql) > known:
-            raise refused(
-                UnscopedStatementError(
-                    "A text in this INSERT could change rows that are there already, whoever's "
-                    "they are. Use on_conflict_do_update() or on_duplicate_key_update().",
-                    table=statement.table.name,
-                )
-            )
-
-    def visit_on_conflict_do_update(self, on_conflict: Any, **kw: Any) -> str:
-        table = self.stack[-1]["selectable"].table
-        ownership = self.owned(table)
-        if ownership is not None:
-            on_conflict = on_conflict._clone()
-            values = dict(on_conflict.update_values_to_set)
-            self.state_tenant(values, table, ownership)
-            self.write_references(ownership, table, [values])
-            on_conflict.update_values_to_set = list(items(values).items())
-            where = on_conflict.update_whereclause
-            on_conflict.update_whereclause = Criteria(
-                [] if where is None else [where], [self._mine(ownership, table)]
-            )
-
-        return super().visit_on_conflict_do_update(on_conflict, **kw)
-
-    def visit_on_duplicate_key_update(self, on_duplicate: Any, **kw: Any) -> str:
-        # MySQL has no WHERE here: each column keeps its value where the row is not the tenant's.
-        table = self.current_executable.table
-        ownership = self.owned(table)
-        if ownership is not None:
-            inserted = on_duplicate.inserted_alias
-            on_duplicate = on_duplicate._clone()
-            values = dict(on_duplicate.update)
-            self.state_tenant(values, table, ownership)
-            values = {key: _kept(value) for key, value in values.items()}
-            self.write_references(ownership, table, [values])
-            column = column_of(inserted, ownership)
-            mine = self._mine(ownership, table)
-            if column is not None:
-                # Drivers send this part of an executemany without parameters. What is inserted
-                # holds the tenant.
-                held = column_of(table, ownership)
-                mine = same_bytes(held, column) if may_collate(held.type) else held == column
-
-            named = {key: table.c.get(key if isinstance(key, str) else key.key) for key in values}
-            on_duplicate.update = {
-                key: value
-                if named[key] is None
-                else case((mine, _enclosed(value)), else_=named[key])
-                for key, value in values.items()
-            }
-
-        return super().visit_on_duplicate_key_update(on_duplicate, **kw)
-
-    def returning_clause(self, stmt: Any, *args: Any, **kw: Any) -> str:
-        """MariaDB returns the row that ON DUPLICATE KEY UPDATE has met, and has left alone."""
-        upsert = isinstance(getattr(stmt, "_post_values_clause", None), OnDuplicateClause)
-        ownership = self.owned(stmt.table) if upsert else None
-        if ownership is not None:
-            self._shown = condition(ownership, stmt.table, self.dialect)
-
-        try:
-            return super().returning_clause(stmt, *args, **kw)
-        finally:
-            self._shown = None
-
-    def _label_returning_column(self, stmt: Any, column: Any, *args: Any, **kw: Any) -> str:
-        if self._shown is not None:
-            if isinstance(column, TextClause):
-                named: Any = literal_column(column.text).label(column.text)
-                named._alt_names += (column,)
-                column = named
-
-            kw["name"] = kw["name"] or kw["proxy_name"] or kw["fallback_label_name"]
-            kw["proxy_name"] = kw["proxy_name"] or kw["name"]
-
-        return super()._label_returning_column(stmt, column, *args, **kw)
-
-    def visit_label(self, label: Any, *args: Any, **kw: Any) -> str:
-        shown, self._shown = self._shown, None
-        if shown is None:
-            return super().visit_label(label, *args, **kw)
-
-        try:
-            mine: Any = Label(label.name, case((shown, Enclosed(label.element))))
-            known = (label, *label._alt_names)
-            return super().visit_label(mine, *args, result_map_targets=known, **kw)
-        finally:
-            self._shown = shown
-
     def visit_partywall_item(self, element: Item, **kw: Any) -> str:
         written = self.process(element.element, **kw)
         self.refuse_listing(written)
         return written
-
-    def visit_partywall_enclosed(self, element: Enclosed, **kw: Any) -> str:
-        written = self.process(element.element, **kw)
-        self.refuse_breaking(written)
-        self.refuse_listing(written)
-        return f"({written})"
-
-    def _mine(self, ownership: Ownership, table: FromClause) -> ColumnElement[bool]:
-        return condition(ownership, table, self.dialect, changing=True)
 
     def _stamp(self, state: Any, ownership: Ownership) -> None:
         statement = state.statement
@@ -623,16 +506,12 @@ def _folded(key: Any, table: FromClause) -> str:
 def items(values: Mapping[Any, Any]) -> dict[Any, Any]:
     """The values of a SET, each in its place."""
     return {
-        key: Item(value.self_group()) if _is_written(value) else value
+        key: Item(value.self_group()) if is_written(value) else value
         for key, value in values.items()
     }
 
 
-def _enclosed(value: Any) -> Any:
-    return Enclosed(value) if _is_written(value) else value
-
-
-def _is_written(value: Any) -> bool:
+def is_written(value: Any) -> bool:
     """Whether it becomes SQL of its own, and not a parameter."""
     return isinstance(value, ClauseElement) and not isinstance(value, BindParameter)
 
@@ -716,15 +595,6 @@ def _texts_in(value: Any) -> Iterator[str]:
             yield part.text
         elif isinstance(part, ColumnClause) and part.is_literal:
             yield part.name
-
-
-def _kept(value: Any) -> Any:
-    """A parameter that keeps its name when the expression around it is copied."""
-    if isinstance(value, BindParameter) and value.unique:
-        value = value._clone(maintain_key=True)
-        value.unique = False
-
-    return value
 
 
 def _bare(value: Any) -> Any:

@@ -32,7 +32,8 @@ from .froms import leaves, source
 from .ownership import Ownership, column_of
 from .predicate import Bytes, TenantParameter, absent, condition, shows_shared_rows
 from .texts import Criteria, nameless
-from .values import Prepared, Values, items
+from .upserts import Upserts
+from .values import Prepared, items
 
 # Stands behind a criterion until it is known what follows; no database takes it for SQL.
 _END = "\0"
@@ -41,7 +42,7 @@ _LOOSE = re.compile(r"\bx?or\b|\|\|", re.IGNORECASE)
 Guard = tuple[FromClause, Ownership, ColumnElement[bool]]
 
 
-class Wall(Values):
+class Wall(Upserts):
     """Placed before a dialect's own compiler class by `engines`."""
 
     # Compiled with literal values, for people to read: it is not executed as it is.
