@@ -90,6 +90,9 @@ class Wall(Upserts):
 
     def _without_end(self, text: str) -> tuple[str, bool]:
         """Take away the mark behind a criterion, and whether nothing follows. A clause may follow."""
+        if not self.guarded:
+            return text, False
+
         before, marked, behind = text.partition(_END)
         if behind and goes_on(behind, hash_comments=isinstance(self.dialect, MySQLDialect)):
             raise refused(
