@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).with_name("benchmarks")))
 
+import instructions
 import speed
 import workload
 
@@ -45,3 +47,19 @@ def test_only_the_walled_worker_imports_partywall(workers: dict[str, Any]) -> No
     importers = [name for name, worker in workers.items() if "partywall" in worker.ask("modules")]
 
     assert importers == ["walled"]
+
+
+@pytest.mark.parametrize("variant", instructions.VARIANTS)
+def test_what_is_counted_runs_without_valgrind_too(variant: str) -> None:
+    command = [sys.executable, instructions.__file__, "--worker", variant]
+    subprocess.run([*command, "--only", "point_select"], check=True, timeout=60)
+
+
+def test_a_ratio_is_one_of_means(tmp_path: Path) -> None:
+    dump = tmp_path / "counts.1"
+    dump.write_text("events: Ir\nsummary: 300\n")
+    counts = {"walled": [90.0, 110.0], "hand": [200.0, 200.0], "none": [50.0, 50.0]}
+    found = {variant: {"point_select": counted} for variant, counted in counts.items()}
+
+    assert instructions.total_of(dump) == 300
+    assert "| point select | 0.50 | 2.00 | 22.2% |" in instructions.table(found, ["point_select"])
