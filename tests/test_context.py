@@ -298,6 +298,51 @@ def test_an_async_scope_decorates_no_sync_function() -> None:
         atenant_scope("acme")(current)
 
 
+@pytest.mark.asyncio
+async def test_a_decorated_object_whose_call_is_async_does_not_run_as_the_outer_tenant() -> None:
+    class Job:
+        async def __call__(self) -> object:
+            return current_tenant().tenant_id
+
+    with tenant_scope("globex"):
+        assert await tenant_scope("acme")(Job())() == "acme"
+        assert await atenant_scope("acme")(Job())() == "acme"
+        assert current_tenant().tenant_id == "globex"
+
+
+def test_a_decorated_object_whose_call_is_a_generator_does_not_run_as_the_outer_tenant() -> None:
+    class Job:
+        def __call__(self) -> Iterator[object]:
+            yield current_tenant().tenant_id
+
+    with tenant_scope("globex"):
+        assert list(tenant_scope("acme")(Job())()) == ["acme"]
+        assert current_tenant().tenant_id == "globex"
+
+
+@pytest.mark.asyncio
+async def test_a_scope_on_top_of_classmethod_and_staticmethod_binds_its_own_tenant() -> None:
+    class Jobs:
+        @tenant_scope("acme")
+        @classmethod
+        def of_class(cls) -> object:
+            return cls, current_tenant().tenant_id
+
+        @tenant_scope("acme")
+        @staticmethod
+        async def static() -> object:
+            return current_tenant().tenant_id
+
+    with tenant_scope("globex"):
+        assert Jobs.of_class() == Jobs().of_class() == (Jobs, "acme")
+        assert await Jobs.static() == await Jobs().static() == "acme"
+
+
+def test_a_scope_decorates_nothing_that_cannot_be_called() -> None:
+    with pytest.raises(TypeError, match="decorates functions, and None is not one"):
+        tenant_scope("acme")(None)  # type: ignore[type-var]
+
+
 def test_a_decorated_generator_binds_while_its_own_body_runs() -> None:
     def body(tenant: str) -> Iterator[Any]:
         try:

@@ -179,7 +179,7 @@ class SyncScope(Enterable, Generic[_Given_co]):
         self._take().leave()
 
     def __call__(self, function: _F, /) -> _F:
-        return cast(_F, decorated(function, self._open))
+        return cast(_F, on_function(function, lambda plain: decorated(plain, self._open)))
 
 
 class AsyncScope(Enterable, Generic[_Given_co]):
@@ -192,7 +192,7 @@ class AsyncScope(Enterable, Generic[_Given_co]):
         self._take().leave()
 
     def __call__(self, function: _F, /) -> _F:
-        return cast(_F, adecorated(function, self._aopen))
+        return cast(_F, on_function(function, lambda plain: adecorated(plain, self._aopen)))
 
     async def _aopen(self) -> Scope:
         return self._open()
@@ -253,6 +253,20 @@ class unscoped(SyncScope[None]):
         return scope
 
 
+def on_function(
+    function: Any, decorate: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[..., Any]:
+    """Decorate a function; below `@classmethod` and `@staticmethod` too, which stay on top."""
+    if isinstance(function, (classmethod, staticmethod)):
+        held: Any = type(function)(decorate(function.__func__))
+        return cast(Callable[..., Any], held)
+
+    if not callable(function):
+        raise TypeError(f"A scope decorates functions, and {function!r} is not one.")
+
+    return decorate(function)
+
+
 def decorated(function: Callable[..., Any], open_: Callable[[], Scope]) -> Callable[..., Any]:
     """The function in a scope that is opened anew for every call."""
     if is_async(function):
@@ -262,7 +276,7 @@ def decorated(function: Callable[..., Any], open_: Callable[[], Scope]) -> Calla
 
         return adecorated(function, aopen)
 
-    if inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(body_of(function)):
         return _stepwise(function, open_)
 
     @functools.wraps(function)
@@ -286,7 +300,7 @@ def adecorated(
             "use its sync version."
         )
 
-    if inspect.isasyncgenfunction(function):
+    if inspect.isasyncgenfunction(body_of(function)):
         return _astepwise(function, aopen)
 
     @functools.wraps(function)
@@ -301,7 +315,21 @@ def adecorated(
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    body = body_of(function)
+    return inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body)
+
+
+def body_of(function: Any) -> Any:
+    """What runs when it is called: of an object, its `__call__`. A class is called to build one."""
+    while isinstance(function, functools.partial):
+        function = function.func
+
+    if isinstance(function, type) or inspect.isroutine(function):
+        return function
+
+    # Some objects, such as mocks, say themselves that they are coroutine functions.
+    known = inspect.iscoroutinefunction(function)
+    return function if known else getattr(function, "__call__", function)  # noqa: B004
 
 
 def _opened(scope: Scope) -> Scope:

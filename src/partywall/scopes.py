@@ -29,8 +29,10 @@ from .context import (
     adecorated,
     as_context,
     atenant_scope,
+    body_of,
     decorated,
     is_async,
+    on_function,
     tenant_scope,
 )
 
@@ -129,6 +131,9 @@ class SessionScope(Enterable, Generic[_Given_co]):
     def __call__(self, function: Callable[..., _R], /) -> Callable[..., _R]: ...
 
     def __call__(self, function: Callable[..., Any], /) -> Callable[..., Any]:
+        return on_function(function, self._decorated)
+
+    def _decorated(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if self._sessions is not None:
             function = _with_session(function, self._transaction)
 
@@ -229,6 +234,9 @@ class AsyncSessionScope(Enterable, Generic[_Given_co]):
     def __call__(self, function: Callable[..., _R], /) -> Callable[..., _R]: ...
 
     def __call__(self, function: Callable[..., Any], /) -> Callable[..., Any]:
+        return on_function(function, self._decorated)
+
+    def _decorated(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if self._sessions is not None:
             function = _with_async_session(function, self._transaction)
 
@@ -292,7 +300,7 @@ def _with_session(
     if is_async(function):
         return _with_async_session(function, lambda: _as_async(transaction()))
 
-    if inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(body_of(function)):
 
         @functools.wraps(function)
         def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
@@ -312,7 +320,7 @@ def _with_session(
 def _with_async_session(
     function: Callable[..., Any], transaction: Callable[[], AbstractAsyncContextManager[Any]]
 ) -> Callable[..., Any]:
-    if inspect.isasyncgenfunction(function):
+    if inspect.isasyncgenfunction(body_of(function)):
 
         @functools.wraps(function)
         async def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
@@ -336,7 +344,7 @@ def _with_async_session(
 
         return generator
 
-    if not inspect.iscoroutinefunction(function):
+    if not is_async(function):
         return function
 
     @functools.wraps(function)
