@@ -100,3 +100,13 @@ def _on_a_terminal(environment: dict[str, str]) -> str:
     os.close(ours)
     assert process.returncode == 0
     return shown.decode()
+
+
+def test_who_reads_may_stop_early() -> None:
+    command = [sys.executable, "-m", "partywall", "demo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
+        assert demo.stdout is not None and demo.stderr is not None
+        demo.stdout.close()
+        assert demo.stderr.read() == b""
+
+    assert demo.returncode == 0

@@ -29,7 +29,7 @@ from partywall.context import (
     try_current_tenant,
     unscoped,
 )
-from partywall.errors import MalformedTenantError, MissingTenantContextError
+from partywall.errors import ConfigurationError, MalformedTenantError, MissingTenantContextError
 from partywall.jobs import afor_each_tenant, capture, for_each_tenant, restore
 
 
@@ -369,6 +369,24 @@ async def test_a_stopped_async_run_goes_on_where_it_was(
     assert found == {"globex": 3}
     assert stored(engine) == ADDED
     assert not journal.exists()
+
+
+@pytest.mark.parametrize("line", ["", "no JSON", '{"kind": "str"}', "[]"])
+def test_a_journal_that_was_damaged_is_named(
+    sessions: sessionmaker[Session], tmp_path: Path, line: str
+) -> None:
+    journal = tmp_path / "nightly.jsonl"
+    journal.write_text(f'{line}\n{{"kind": "str", "tenant": "acme"}}\n')
+    with pytest.raises(ConfigurationError, match="Line 1 of the journal .*nightly.jsonl"):
+        for_each_tenant(["acme"], lambda session: None, sessions=sessions, journal=journal)
+
+
+@pytest.mark.parametrize("tenants", ["acme", b"acme"])
+def test_the_letters_of_a_name_are_no_tenants(
+    sessions: sessionmaker[Session], tenants: Any
+) -> None:
+    with pytest.raises(TypeError, match="takes a list of tenants, but got"):
+        for_each_tenant(tenants, lambda session: None, sessions=sessions)
 
 
 def test_a_journal_whose_last_line_was_cut_off(

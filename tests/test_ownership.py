@@ -103,6 +103,25 @@ def test_marking_twice_with_different_columns_is_refused() -> None:
         tenant_table(table, column="b")
 
 
+@pytest.mark.parametrize(
+    ("said", "match"),
+    [
+        ({"column": ""}, "column= takes a name, but got ''"),
+        ({"column": ["tenant_id"]}, "column= takes a name"),
+        ({"through": ""}, "through= takes a name, but got ''"),
+        ({"through": column("parent_id")}, "through= takes a name"),
+        ({"shared": "yes"}, "shared= takes True or False, but got 'yes'"),
+        ({"shared": None}, "shared= takes True or False"),
+    ],
+)
+def test_what_a_mark_says_is_looked_at_at_once(said: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        tenant_aware(**said)
+
+    with pytest.raises(ConfigurationError, match=match):
+        tenant_table(original("ownership_misspoken", Column("tenant_id", String(20))), **said)
+
+
 @pytest.mark.parametrize("thing", [7, "orders", select(1)])
 def test_only_classes_and_tables_are_marked(thing: object) -> None:
     with pytest.raises(ConfigurationError, match="marks a class, not"):

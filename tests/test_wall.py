@@ -317,3 +317,15 @@ def test_unscoped_only_reads_unless_told_otherwise(engine: Engine) -> None:
 
     with unscoped("a clean-up", write=True), engine.begin() as connection:
         assert connection.execute(lines.delete()).rowcount == 2
+
+
+@pytest.mark.parametrize("other", ["SELECT 1", None, orders, MetaData])
+def test_explain_takes_a_statement(engine: Engine, other: object) -> None:
+    with pytest.raises(TypeError, match=r"takes a statement, such as select\(\.\.\.\), not"):
+        explain(other, engine)
+
+
+@pytest.mark.parametrize("bind", [None, "sqlite://", object()])
+def test_explain_takes_an_engine_a_connection_or_a_session(bind: object) -> None:
+    with pytest.raises(TypeError, match="takes an engine, a connection or a session to run on"):
+        explain(select(orders), bind)

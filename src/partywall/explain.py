@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Executable
 from sqlalchemy.engine import Engine
 
 from .engines import walled_dialect
@@ -26,6 +27,7 @@ class Explanation:
 
 def explain(statement: Any, bind: Any) -> Explanation:
     """How a statement would be kept inside the tenant on this engine, connection or session."""
+    _refuse_other_than_statement(statement)
     compiled = statement.compile(dialect=walled_dialect(_engine(bind)))
     if not isinstance(compiled, Wall):
         return Explanation({}, str(compiled))
@@ -39,12 +41,25 @@ def explain(statement: Any, bind: Any) -> Explanation:
     return Explanation(guards, str(compiled))
 
 
+def _refuse_other_than_statement(statement: object) -> None:
+    if not isinstance(statement, Executable):
+        raise TypeError(
+            f"explain() takes a statement, such as select(...), not {type(statement).__name__}."
+        )
+
+
 def _engine(bind: Any) -> Engine:
     if hasattr(bind, "get_bind"):
         bind = bind.get_bind()
 
     bind = getattr(bind, "sync_engine", getattr(bind, "sync_connection", bind))
-    engine: Engine = bind.engine
+    engine = getattr(bind, "engine", None)
+    if not isinstance(engine, Engine):
+        raise TypeError(
+            "explain() takes an engine, a connection or a session to run on, not "
+            f"{type(bind).__name__}."
+        )
+
     return engine
 
 

@@ -30,7 +30,13 @@ from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
 from .context import TenantContext, TenantId, as_context, current_tenant, is_async, tenant_scope
-from .errors import ConfigurationError, MalformedTenantError, MissingTenantContextError, refused
+from .errors import (
+    ConfigurationError,
+    MalformedTenantError,
+    MissingTenantContextError,
+    TenancyError,
+    refused,
+)
 from .scopes import AsyncSessionScope, SessionScope
 
 if TYPE_CHECKING:
@@ -169,6 +175,10 @@ class _Round(Generic[_R]):
         journal: str | os.PathLike[str] | None,
         progress: bool | None,
     ) -> None:
+        if isinstance(tenants, (str, bytes)):
+            # Its letters would be tenants.
+            raise TypeError(f"for_each_tenant() takes a list of tenants, but got {tenants!r}.")
+
         if concurrency < 1:
             raise ValueError(f"concurrency is 1 or more, but got {concurrency}.")
 
@@ -293,7 +303,19 @@ def _noted(path: Path) -> set[TenantId]:
         noted = noted[: noted.rfind("\n") + 1]
         path.write_text(noted, encoding="utf-8")
 
-    return {_read(json.loads(line)) for line in noted.splitlines()}
+    return {_of_line(path, *numbered) for numbered in enumerate(noted.splitlines(), 1)}
+
+
+def _of_line(path: Path, number: int, line: str) -> TenantId:
+    try:
+        return _read(json.loads(line))
+    except (ValueError, TenancyError) as error:
+        raise refused(
+            ConfigurationError(
+                f"Line {number} of the journal {str(path)!r} names no tenant. "
+                "Remove the line, or the journal to begin anew."
+            )
+        ) from error
 
 
 def _written(tenant: TenantId) -> dict[str, str]:

@@ -36,6 +36,19 @@ class Mark:
     through: str | None
     shared: bool
 
+    def __post_init__(self) -> None:
+        names = {"column": self.column} | (
+            {} if self.through is None else {"through": self.through}
+        )
+        for argument, name in names.items():
+            if not isinstance(name, str) or not name:
+                raise refused(ConfigurationError(f"{argument}= takes a name, but got {name!r}."))
+
+        if not isinstance(self.shared, bool):
+            raise refused(
+                ConfigurationError(f"shared= takes True or False, but got {self.shared!r}.")
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Path:
