@@ -93,13 +93,15 @@ def main() -> None:
     share_one_core()
     operations = [name for name in OPERATIONS if not options.only or name in options.only]
     samples: Samples = {}
-    counts: dict[str, dict[str, int]] = {}
+    with crew(options.models[0]) as workers:
+        # Not those that are measured: whoever has listened to an engine has slowed it down for good.
+        counts = {name: agreed(name, workers) for name in operations}
+
     for number in range(budget["sets"]):
         for models in options.models:
             progress(f"set {number + 1} of {budget['sets']}, {models} owned models")
             with crew(models) as workers:
                 for name in operations:
-                    counts[name] = agreed(name, workers)
                     for turns in ("one", "all"):
                         ratios = measure(name, turns, workers, budget["laps"])
                         for kind, ratio in ratios.items():
