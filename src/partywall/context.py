@@ -39,12 +39,16 @@ class TenantContext:
         if type(tenant_id) is not str or not tenant_id.strip():
             tenant_id = _checked(tenant_id)
 
-        object.__setattr__(self, "tenant_id", tenant_id)
-        known = metadata if metadata is _NOTHING else MappingProxyType(dict(metadata))
-        object.__setattr__(self, "metadata", known)
+        _set_tenant_id(self, tenant_id)
+        _set_metadata(self, metadata if metadata is _NOTHING else MappingProxyType(dict(metadata)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (TenantContext, (self.tenant_id, dict(self.metadata)))
+
+
+# Half the price of `object.__setattr__`, which a frozen class needs otherwise.
+_set_tenant_id = vars(TenantContext)["tenant_id"].__set__
+_set_metadata = vars(TenantContext)["metadata"].__set__
 
 
 def bind_tenant(tenant_id: TenantId, /, **metadata: Any) -> TenantContext:
@@ -203,7 +207,7 @@ class tenant_scope(SyncScope[TenantContext]):
 
     def __init__(self, tenant: TenantId | TenantContext, /) -> None:
         self._entered = []
-        self._context = as_context(tenant)
+        self._context = tenant if isinstance(tenant, TenantContext) else TenantContext(tenant)
 
     def __enter__(self) -> TenantContext:
         self._entered.append(Scope(self, self._context))

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.engine.interfaces import CacheStats
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from . import canary, ownership, rawsql, references
@@ -51,14 +52,14 @@ def walled_dialect(engine: Engine) -> Dialect:
 
 def _current_dialect(connection: Any) -> Any:
     """The twin for whoever's turn it is."""
-    dialect = connection.engine.dialect
-    copies: _Copies | None = dialect.__dict__.get(_COPIES)
+    copies: _Copies | None = connection._partywall_copies
     if copies is None or copies.epoch != ownership.epoch:
+        dialect = connection.engine.dialect
         if not isinstance(dialect.statement_compiler, type):
             # A stand-in, as tests have it: it compiles nothing.
             return dialect
 
-        copies = _copies_of(dialect)
+        copies = connection._partywall_copies = _copies_of(dialect)
 
     scope = entered()
     if scope is None or (scope.context is not None and not scope.over):
@@ -72,8 +73,9 @@ def _current_dialect(connection: Any) -> Any:
     return copies.writing if scope.write else copies.reading
 
 
-def _ignore(connection: Any, dialect: Any) -> None:
-    """SQLAlchemy sets the engine's."""
+def _keep_copies(connection: Any, dialect: Any) -> None:
+    """SQLAlchemy sets the engine's on every connection that it makes."""
+    connection._partywall_copies = dialect.__dict__.get(_COPIES)
 
 
 _WITH_A_BODY = re.compile(r"\bcreate\s+(?:or\s+replace\s+)?(?:function|procedure)\b", re.IGNORECASE)
@@ -88,7 +90,8 @@ _WATCHED = "_partywall_watched"
 def _install() -> None:
     # Connections that are already open have it too. A listener for `before_execute` would do it as
     # well, but then SQLAlchemy serves all of its events, for a tenth of a short query's time.
-    setattr(Connection, "dialect", property(_current_dialect, _ignore))  # noqa: B010
+    setattr(Connection, "_partywall_copies", None)  # noqa: B010
+    setattr(Connection, "dialect", property(_current_dialect, _keep_copies))  # noqa: B010
 
 
 def _copies_of(dialect: Any) -> _Copies:
@@ -230,8 +233,8 @@ class _Execution(ExecutionContext):
         parameters: Any,
         statement: Any,
         extracted: Any,
-        *args: Any,
-        **kwargs: Any,
+        cache_hit: CacheStats = CacheStats.CACHING_DISABLED,
+        param_dict: Any = None,
     ) -> Any:
         # Asked for again: compiling it may have found another table to be owned.
         dialect = connection.dialect
@@ -239,7 +242,22 @@ class _Execution(ExecutionContext):
             # By something else than this connection, for another scope, or to be looked at.
             compiled, extracted = _compiled_again(compiled, statement, dialect), None
 
+        # Spelled out: to hand on `**kwargs` costs more than all the rest of this.
         try:
+            if param_dict is None:
+                return super()._init_compiled(
+                    dialect,
+                    connection,
+                    dbapi_connection,
+                    options,
+                    compiled,
+                    parameters,
+                    statement,
+                    extracted,
+                    cache_hit,
+                )
+
+            # From SQLAlchemy 2.1 on.
             return super()._init_compiled(
                 dialect,
                 connection,
@@ -249,8 +267,8 @@ class _Execution(ExecutionContext):
                 parameters,
                 statement,
                 extracted,
-                *args,
-                **kwargs,
+                cache_hit,
+                param_dict,
             )
         except TenancyError as error:
             return _Refused(error)

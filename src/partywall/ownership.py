@@ -231,22 +231,18 @@ class TenantAttribute:
     shared: bool
 
 
-def tenant_attributes(mapper: Mapper[Any]) -> tuple[TenantAttribute, ...] | None:
+def tenant_attributes(mapper: Any) -> tuple[TenantAttribute, ...] | None:
     """Those of a class whose objects belong to tenants, however they do; None for any other."""
-    known: tuple[int, tuple[TenantAttribute, ...] | None] | None = mapper.__dict__.get(_ATTRIBUTES)
-    if known is not None and known[0] == _marks:
-        return known[1]
+    known: tuple[int, tuple[TenantAttribute, ...] | None] = mapper._partywall_attributes
+    if known[0] != _marks:
+        known = mapper._partywall_attributes = (_marks, _tenant_attributes(mapper))
 
-    as_of = _marks
-    attributes = _tenant_attributes(mapper)
-    mapper.__dict__[_ATTRIBUTES] = (as_of, attributes)
-    return attributes
+    return known[1]
 
 
 _T = TypeVar("_T", bound=type[Any])
 _MARK = "__partywall__"
 _ENTRY = "_partywall"
-_ATTRIBUTES = "_partywall_attributes"
 
 # SQLAlchemy's own: it maps and configures classes under it, so that none is read half made, and a
 # lock of ours could be waited for in the other order. What follows is written under it. The sets are
@@ -673,6 +669,8 @@ def _read_again() -> None:
 def _install() -> None:
     event.listen(Mapper, "after_mapper_constructed", _own_if_marked)
     event.listen(Mapper, "after_configured", _resolve_all)
+    # Those of no mapper yet, as of no mark.
+    setattr(Mapper, "_partywall_attributes", (-1, None))  # noqa: B010
 
 
 _on_first_mark: list[Callable[[], None]] = [_install]

@@ -225,7 +225,10 @@ def _fitter_for_all(type_: TypeEngine[Any]) -> Callable[[TenantId], Any]:
     if isinstance(type_, (Integer, Numeric)):
         return _as_int
 
-    return functools.partial(_as_text, type_) if isinstance(type_, String) else _as_nothing
+    if isinstance(type_, String):
+        return functools.partial(_as_text, type_.length, isinstance(type_, CHAR))
+
+    return _as_nothing
 
 
 def same_tenant(value: Any, tenant: TenantId, type_: TypeEngine[Any] | None = None) -> bool:
@@ -401,13 +404,13 @@ def _as_written(tenant: TenantId) -> TenantId:
     return str(tenant) if isinstance(tenant, int) else tenant
 
 
-def _as_text(type_: String, tenant: TenantId) -> str | None:
+def _as_text(length: int | None, padded: bool, tenant: TenantId) -> str | None:
     text = str(tenant)
-    if type_.length is not None and len(text) > type_.length:
+    if length is not None and len(text) > length:
         return None
 
     # Filled up with spaces, it would be another tenant's.
-    return None if isinstance(type_, CHAR) and text.endswith(" ") else text
+    return None if padded and text.endswith(" ") else text
 
 
 def _as_int(tenant: TenantId) -> int | None:

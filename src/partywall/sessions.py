@@ -10,8 +10,7 @@ from itertools import islice
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, base
 from sqlalchemy.orm.base import NO_VALUE
 from sqlalchemy.sql.elements import ClauseElement
 
@@ -27,16 +26,13 @@ from .pins import begin_flush, belongs_elsewhere, follow, is_used, pin, pin_of
 from .predicate import same_tenant, tenant_now, tenant_value
 
 
-def _follow(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    # A stand-in, as tests have it, executes nothing.
-    if isinstance(connection, Connection):
-        follow(session, connection)
-
-
 def _pin_attached(session: Session, state: Any) -> None:
     attributes = tenant_attributes(state.mapper)
+    if attributes is None:
+        return
+
     scope = active_scope()
-    if attributes is None or scope is None:
+    if scope is None:
         return
 
     mine = pin(session, scope)
@@ -70,7 +66,7 @@ def _check_when_filled(session: Session, state: Any) -> None:
 
 
 def _refuse_foreign_object(state: Any, attributes: Iterable[TenantAttribute]) -> None:
-    values = state.dict
+    values = base.instance_dict(state.obj())
     for attribute in attributes:
         value = values.get(attribute.key)
         if value is not None:
@@ -132,12 +128,14 @@ def _stamp(state: Any, attributes: Iterable[TenantAttribute], scope: Scope | Non
     if scope is None:
         raise refused(MissingTenantContextError())
 
-    values = state.dict
+    values = base.instance_dict(state.obj())
     for attribute in attributes:
         value = values.get(attribute.key)
         if scope.context is not None:
             if value is None:
-                values[attribute.key] = tenant_value(scope, attribute.type)
+                values[attribute.key] = scope.fitted.get(attribute.type) or tenant_value(
+                    scope, attribute.type
+                )
             else:
                 _refuse_foreign_value(state, attribute, value)
 
@@ -178,7 +176,7 @@ def _may_be_shared(attributes: Iterable[TenantAttribute]) -> bool:
 
 
 _LISTENERS: list[tuple[Any, str, Any, dict[str, bool]]] = [
-    (Session, "after_begin", _follow, {}),
+    (Session, "after_begin", follow, {}),
     (Session, "before_attach", _pin_attached, {"raw": True}),
     (Session, "before_commit", _refuse_to_commit, {}),
     (Session, "before_flush", _pin_flush, {}),

@@ -97,18 +97,21 @@ class Values(Texts):
             for bind, name in self.bind_names.items()
             if isinstance(bind, TenantParameter) or bind.key in self._named
         )
-        self.tenants = {
-            name: (variant(type_, self.dialect), optional) for name, (type_, optional) in named
-        }
+        self.tenants = [
+            (name, variant(type_, self.dialect), optional) for name, (type_, optional) in named
+        ]
         self.needs_tenant = bool(self.guarded or self.tenants)
 
     def bind_tenant(self, rows: Iterable[MutableMapping[str, Any]]) -> None:
         """Put the current tenant into the parameters of an execution; refuse any other."""
         scope = scope_now()
-        for name, (type_, optional) in self.tenants.items():
+        for name, type_, optional in self.tenants:
             fitted = scope.fitted.get(type_) or tenant_value(scope, type_)
             for row in rows:
                 given = row[name]
+                if given is fitted:
+                    continue
+
                 row[name] = fitted
                 if given is None and optional:
                     continue
