@@ -70,6 +70,7 @@ from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
     NoResultFound,
+    SAWarning,
     StatementError,
 )
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -2895,3 +2896,17 @@ def test_a_bulk_statement_leaves_shared_rows_in_memory_as_they_are(
 
     stored = _stored(shared, "SELECT id, name FROM bulk_kinds ORDER BY id")
     assert stored == [(1, "old"), (3, "old")]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [select(Job.id, Visit.id), update(Job).values(name="x").where(Visit.id == 1)],
+    ids=["a select", "an update"],
+)
+def test_a_warning_names_the_line_that_is_to_blame(shared: Engine, statement: Any) -> None:
+    warned = pytest.warns(SAWarning, match="cartesian product")
+    with tenant_scope("acme"), shared.begin() as connection, warned as warnings:
+        connection.execute(statement)
+
+    assert [each.filename for each in warnings] == [__file__]
+    assert "SECRET" in str(_of_globex(shared)["jobs"])

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.engine.interfaces import CacheStats
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.util import langhelpers
 
 from . import canary, ownership, rawsql, references
 from .compilers import DDLCompiler, ExecutionContext
@@ -92,6 +93,9 @@ def _install() -> None:
     # well, but then SQLAlchemy serves all of its events, for a tenth of a short query's time.
     setattr(Connection, "_partywall_copies", None)  # noqa: B010
     setattr(Connection, "dialect", property(_current_dialect, _keep_copies))  # noqa: B010
+    # A warning names the application's line: SQLAlchemy passes over its own modules and Alembic's.
+    passed_over = langhelpers._not_sa_pattern.pattern
+    langhelpers._not_sa_pattern = re.compile(rf"{passed_over}|^partywall\.")
 
 
 def _copies_of(dialect: Any) -> _Copies:
