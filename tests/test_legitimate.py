@@ -2341,12 +2341,34 @@ class Dog(Animal):
     __mapper_args__: ClassVar[Any] = {"polymorphic_identity": "dog", "concrete": True}
 
 
+@tenant_aware
+class Vehicle(AbstractConcreteBase, Base):
+    pass
+
+
+class Car(Vehicle):
+    __tablename__ = "cars"
+    id = key()
+    tenant_id = tenant()
+    name = mapped_column(String(9))
+    __mapper_args__: ClassVar[Any] = {"polymorphic_identity": "car", "concrete": True}
+
+
+class Bike(Vehicle):
+    __tablename__ = "bikes"
+    id = key()
+    tenant_id = tenant()
+    name = mapped_column(String(9))
+    __mapper_args__: ClassVar[Any] = {"polymorphic_identity": "bike", "concrete": True}
+
+
 @pytest.mark.parametrize("shared", DRIVERS, indirect=True)
 def test_inheritance(shared: Engine) -> None:
     for whose in TENANTS:
         with tenant_scope(whose), Session(shared) as session:
             session.add_all([Clerk(wage=2, boss=Clerk(wage=1)), Person()])
             session.add_all([Cat(name="c"), Dog(name="d")])
+            session.add_all([Car(name=whose[:1]), Bike(name=whose[-1:])])
             session.commit()
             assert len(session.scalars(select(Person)).all()) == 3
             session.execute(update(Clerk).values(wage=3))
@@ -2357,6 +2379,8 @@ def test_inheritance(shared: Engine) -> None:
             session.bulk_save_objects([Clerk(wage=1)])
             assert session.scalar(select(func.count(Clerk.id))) == 5
             assert sorted(found.name for found in session.scalars(select(Animal))) == ["c", "d"]
+            vehicles = session.scalars(select(Vehicle).order_by(Vehicle.name))
+            assert [found.name for found in vehicles] == sorted(whose[0] + whose[-1])
 
 
 @tenant_aware

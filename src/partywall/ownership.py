@@ -358,6 +358,10 @@ def _own_mapper(mapper: Mapper[Any], mark: Mark) -> None:
             )
 
     table = mapper.local_table if column is None else column.table
+    if not isinstance(table, Table) and _reads_only_owned(table):
+        # As an AbstractConcreteBase does: there is nothing of its own to be owned.
+        return
+
     if column is None and _MARK not in vars(mapper.class_) and _is_below_marked(mapper):
         table = None
     else:
@@ -408,6 +412,11 @@ def _own_table(table: FromClause, entry: _Entry, column: Column[Any] | None) -> 
                 table=table.name,
             )
         )
+
+
+def _reads_only_owned(selected: FromClause) -> bool:
+    tables = [part for part in visitors.iterate(selected) if isinstance(part, Table)]
+    return bool(tables) and all(map(_is_marked, tables))
 
 
 def _is_marked(table: FromClause) -> bool:
