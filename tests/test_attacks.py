@@ -1779,7 +1779,7 @@ def a_child_is_inserted_without_its_parent(session: Session) -> Any:
     return session.execute(insert(I).values(id=60, what="x"))
 
 
-@attack(refused=TELL, on=EVERYWHERE)
+@attack(refused=TELL)
 def the_joined_part_of_a_row_takes_the_next_free_key(session: Session) -> Any:
     return session.execute(insert(L).values(body="x"))
 

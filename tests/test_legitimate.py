@@ -2784,6 +2784,35 @@ def test_a_missing_parent_is_left_to_the_database_where_it_must_be_there(shared:
                 session.flush()
 
 
+@tenant_aware(through="sheet")
+class Wrapping(Base):
+    __tablename__ = "wrappings"
+    sheet_id = mapped_column(ForeignKey("sheets.id"), primary_key=True)
+    colour = mapped_column(String(9))
+    sheet = relationship(Sheet)
+
+
+@pytest.mark.parametrize(
+    ("shared", "match"),
+    [
+        ("postgresql", 'null value in column "sheet_id"'),
+        ("mariadb", "'sheet_id' doesn't have a default value"),
+    ],
+    indirect=["shared"],
+)
+def test_a_key_that_no_database_numbers_may_not_be_left_out(shared: Engine, match: str) -> None:
+    for whose in TENANTS:
+        with tenant_scope(whose), Session(shared) as session:
+            session.add(Wrapping(sheet=Sheet(folder=Folder()), colour=whose))
+            session.commit()
+            left_out = insert(Wrapping.__table__).values(colour="red")
+            with pytest.raises(DBAPIError, match=match):
+                session.execute(left_out)
+
+            session.rollback()
+            assert session.scalars(select(Wrapping.colour)).all() == [whose]
+
+
 @tenant_aware
 class Code(Base):
     __tablename__ = "codes"

@@ -18,7 +18,7 @@ from itertools import product
 from typing import Any
 
 from sqlalchemy import Column, Integer, Table, bindparam, null, select, text, tuple_
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import NoReferenceError
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import operators, visitors
@@ -100,6 +100,7 @@ class Reference:
 def references_in(
     ownership: Ownership,
     rows: Iterable[Mapping[str, Any]],
+    dialect: Dialect,
     *,
     adding: bool = False,
     changed: tuple[FromClause, Any] | None = None,
@@ -113,7 +114,7 @@ def references_in(
         required = path in ownership.paths
         sources: list[tuple[_Source, ...]] = []
         for row in rows:
-            values = _values_of(path, row, changed, required=required, adding=adding)
+            values = _values_of(path, row, changed, dialect, required=required, adding=adding)
             if values:
                 sources.extend(_sources(values, path, ownership))
 
@@ -139,6 +140,7 @@ def _values_of(
     path: Path,
     row: Mapping[str, Any],
     changed: tuple[FromClause, Any] | None,
+    dialect: Dialect,
     *,
     required: bool,
     adding: bool,
@@ -147,7 +149,7 @@ def _values_of(
     names = [column.name.casefold() for column in path.local]
     if adding:
         left_out = {
-            column.name.casefold(): _left_out(column)
+            column.name.casefold(): _left_out(column, dialect)
             for column in path.local
             if column.name.casefold() not in row
         }
@@ -167,19 +169,22 @@ def _values_of(
     return [row.get(name, fixed.get(name, missing)) for name in names]
 
 
-def _left_out(column: Column[Any]) -> Any:
+def _left_out(column: Column[Any], dialect: Dialect) -> Any:
     """What the database writes into a column of a new row that nobody names."""
     default = column.server_default
     if default is None:
-        return UNKNOWN if _is_numbered(column) else null()
+        return UNKNOWN if _is_numbered(column, dialect) else null()
 
     said = str(getattr(default, "arg", ""))
     return said if said.isdecimal() else UNKNOWN
 
 
-def _is_numbered(column: Column[Any]) -> bool:
-    """Whether SQLite may number a new row here, where nothing is said."""
-    return column.primary_key and len(column.table.primary_key) == 1
+def _is_numbered(column: Column[Any], dialect: Dialect) -> bool:
+    """Whether the database may number a new row here, where nothing is said. SQLite always does."""
+    if dialect.name == "sqlite":
+        return column.primary_key and len(column.table.primary_key) == 1
+
+    return getattr(column.table, "autoincrement_column", None) is column
 
 
 def _is_null(value: Any) -> bool:
@@ -227,7 +232,7 @@ def check(connection: Connection, context: Any) -> None:
                     key = tuple(map(_sure, key, reference.path.remote))
                     if any(value is None for value in key):
                         # Partly NULL it refers to nothing, whatever the rest is.
-                        _refuse_nobodys(reference, key)
+                        _refuse_nobodys(reference, key, connection.dialect)
                         continue
 
                     if any(value is UNKNOWN for value in key):
@@ -244,11 +249,12 @@ def check(connection: Connection, context: Any) -> None:
             _look_up(connection, reference, keys, options)
 
 
-def _refuse_nobodys(reference: Reference, key: tuple[Any, ...]) -> None:
+def _refuse_nobodys(reference: Reference, key: tuple[Any, ...], dialect: Dialect) -> None:
     """Where the column must be there, the database says so."""
     columns = zip(key, reference.path.local, strict=True)
     empty = [column for value, column in columns if value is None]
-    if reference.required and any(column.nullable or _is_numbered(column) for column in empty):
+    left = [column for column in empty if column.nullable or _is_numbered(column, dialect)]
+    if reference.required and left:
         raise refused(_belongs_to_nobody(reference))
 
 

@@ -361,6 +361,7 @@ class Values(Texts):
             references_in(
                 ownership,
                 by_name,
+                self.dialect,
                 adding=adding,
                 changed=None if changed is None else (table, changed),
             )
