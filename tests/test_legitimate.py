@@ -2951,6 +2951,13 @@ def test_a_bulk_statement_leaves_shared_rows_in_memory_as_they_are(
     assert stored == [(1, "old"), (3, "old")]
 
 
+def test_an_event_may_be_sent_without_a_flush(shared: Engine) -> None:
+    with tenant_scope("acme"), Session(shared) as session:
+        session.dispatch.before_flush()
+        session.dispatch.before_flush(session, None, None)
+        assert len(session.scalars(select(Job)).all()) == 2
+
+
 @pytest.mark.parametrize(
     "statement",
     [select(Job.id, Visit.id), update(Job).values(name="x").where(Visit.id == 1)],

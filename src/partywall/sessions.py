@@ -73,7 +73,13 @@ def _refuse_foreign_object(state: Any, attributes: Iterable[TenantAttribute]) ->
             _refuse_foreign_value(state, attribute, value)
 
 
-def _pin_flush(session: Session, flush_context: Any, instances: Any) -> None:
+def _pin_flush(
+    session: Session | None = None, flush_context: Any = None, instances: Any = None
+) -> None:
+    if session is None or flush_context is None:
+        # Sent by hand, as tests of other listeners do.
+        return
+
     scope = active_scope()
     if scope is not None and pin_of(session) is not None:
         pin(session, scope)
