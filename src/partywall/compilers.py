@@ -6,6 +6,7 @@ dialect's own. A test compares the names with each supported release.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         statement: Any
         string: str
         bind_names: dict[Any, str]
+        escaped_bind_names: Mapping[str, str]
         literal_execute_params: frozenset[Any]
         column_keys: list[str] | None
         current_executable: Any

@@ -30,7 +30,7 @@ from .errors import TenancyError, UnscopedStatementError, refused
 from .ownership import lock, marks, on_first_mark, owned_names
 from .pins import forget_shared, pin_sessions
 from .positions import tables_in
-from .texts import ReadOnly, only_reads, raw_sql
+from .texts import ReadOnly, only_reads, plainly_named, raw_sql
 from .wall import Wall
 
 _Classes = tuple[type[Any], type[Any], type[Any]]
@@ -388,6 +388,9 @@ def _refuse_rewritten(context: Any, expected: tuple[str, Any], sent: tuple[str, 
         return
 
     mysql = isinstance(context.dialect, MySQLDialect)
+    if context.dialect.paramstyle == "pyformat":
+        original, statement = plainly_named(original), plainly_named(statement)
+
     before = rawsql.stands_before(original, statement, hash_comments=mysql)
     if before is None:
         _refuse_driver_sql(statement, active_scope(), mysql)

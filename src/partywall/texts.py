@@ -38,7 +38,9 @@ _PLAIN_TYPE = re.compile(
 _PLAIN_LITERAL = re.compile(r"-?[\d.]+|null|true|false|[a-z]?'(?:[^'\\]|''|\\\\)*'", re.IGNORECASE)
 _UNESCAPED_LITERAL = re.compile(r"'(?:[^']|'')*'")
 # What a compiler, and a driver, takes for a parameter. A percent sign of the SQL itself is doubled.
-_PARAMETER = re.compile(r"(?<!%)((?:%%)*+)%\([^()]*+\)s")
+_PARAMETER = re.compile(r"(?<!%)((?:%%)*+)%\(([^()]*+)\)s")
+# Where one parameter becomes several when the statement executes.
+_EXPANDING = re.compile(r"__\[POSTCOMPILE_(\S+?)(?=\]|~~)")
 _COMMENTS = ("--", "/*", "#", ";")
 _TELLING = frozenset(string.ascii_letters + "_'\"`\\()[];#")
 
@@ -287,7 +289,15 @@ class Texts(Compiler):
 
     def _sent(self) -> str:
         """The finished SQL. Where parameters have places, their names are gone already."""
-        return self.string if self.positional else nameless(self.string)
+        return self._unexpanded(self.string) if self.positional else self.nameless(self.string)
+
+    def nameless(self, sql: str) -> str:
+        """Without the names of its parameters, which are those of columns: `%(item #)s`."""
+        return self._unexpanded(_PARAMETER.sub(r"\1%s", sql))
+
+    def _unexpanded(self, sql: str) -> str:
+        names = {self.escaped_bind_names.get(name, name) for name in self.bind_names.values()}
+        return _EXPANDING.sub(lambda found: "__[" if found[1] in names else found[0], sql)
 
     def owned(self, from_: FromClause) -> Ownership | None:
         table = source(from_)
@@ -347,9 +357,9 @@ class ReadOnly(Compiler):
                 raise refused(only_reads([ownership.table.name]))
 
 
-def nameless(sql: str) -> str:
-    """Without the names of its parameters, which are those of columns: `%(item #)s`."""
-    return _PARAMETER.sub(r"\1%s", sql)
+def plainly_named(sql: str) -> str:
+    """With words for the names of its parameters, as different as those were: `%(item #)s`."""
+    return _PARAMETER.sub(lambda found: f"{found[1]}%(p{found[2].encode().hex()})s", sql)
 
 
 def _is_whole(compiler: Compiler) -> bool:

@@ -31,7 +31,7 @@ from .fragments import goes_on, selects_again
 from .froms import leaves, source
 from .ownership import Ownership, column_of
 from .predicate import Bytes, TenantParameter, absent, condition, shows_shared_rows
-from .texts import Criteria, nameless
+from .texts import Criteria
 from .upserts import Upserts
 from .values import Prepared, items
 
@@ -265,10 +265,10 @@ class Wall(Upserts):
         written = self._generate_delimited_and_list(element.written, **kw)
         if written and (self.raw_parts > known or _LOOSE.search(written)):
             # text("a OR b") would otherwise undo the condition beside it.
-            self.refuse_breaking(nameless(written))
+            self.refuse_breaking(self.nameless(written))
             written = f"({written})"
         elif written.count("(") != written.count(")"):
-            self.refuse_breaking(nameless(written))
+            self.refuse_breaking(self.nameless(written))
 
         # First the conditions: what was written is not tried on the rows of others.
         conditions = [self.process(condition, **kw) for condition in element.conditions]
