@@ -895,3 +895,83 @@ def test_a_copy_that_goes_by_the_name_of_another_owned_table_does_not_stand_for_
     with tenant_scope("globex"), engine.connect() as connection:
         found = connection.execute(select(table(mine.name, column("id")))).all()
         assert found == [(2,)] and len(copies) == 8
+
+
+def test_a_further_mapping_of_a_table_changes_nothing(engine: Engine) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    @tenant_aware
+    class Ship(Base):
+        __tablename__ = "ownership_ships"
+        id = mapped_column(Integer, primary_key=True)
+        tenant_id = mapped_column(String(20), nullable=False)
+
+    @tenant_aware(through="ship")
+    class Load(Base):
+        __tablename__ = "ownership_loads"
+        id = mapped_column(Integer, primary_key=True)
+        carried_by = mapped_column(ForeignKey("ownership_ships.id"), nullable=False)
+        ship = relationship(Ship)
+
+    class ShipRow(Base):
+        __table__ = Ship.__table__
+
+    class LoadRow(Base):
+        __table__ = Load.__table__
+
+    Base.metadata.create_all(engine)
+    sent: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: sent.append(args[2].split()[0]))
+    for tenant, key in (("acme", 1), ("globex", 2)):
+        with tenant_scope(tenant), Session(engine) as session:
+            sent.clear()
+            session.add(Load(ship=Ship()))
+            session.commit()
+            assert sent == ["INSERT", "INSERT"]
+            assert session.scalars(select(LoadRow.id)).all() == [key]
+            assert session.scalars(select(ShipRow.id)).all() == [key]
+
+
+@pytest.mark.parametrize("mark_first", [True, False])
+def test_a_class_that_is_mapped_anew_stands_for_its_table(engine: Engine, mark_first: bool) -> None:
+    metadata = MetaData()
+    ships = tenant_table(
+        Table(
+            "ownership_fleet",
+            metadata,
+            Column("id", Integer, primary_key=True),
+            Column("tenant_id", String(20), nullable=False),
+        )
+    )
+    loads = Table(
+        "ownership_freight",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("carried_by", ForeignKey("ownership_fleet.id"), nullable=False),
+    )
+    if mark_first:
+        tenant_table(loads, through="ship")
+
+    ship: Any = type("Ship", (), {})
+    load: Any = type("Load", (), {})
+    row: Any = type("LoadRow", (), {})
+    for _ in range(2):
+        mappers = registry(metadata=metadata)
+        mappers.map_imperatively(ship, ships)
+        mappers.map_imperatively(row, loads)
+        mappers.map_imperatively(load, loads, properties={"ship": relationship(ship)})
+        if not mark_first:
+            tenant_aware(through="ship")(load)
+
+        metadata.drop_all(engine)
+        metadata.create_all(engine)
+        for tenant, key in (("acme", 1), ("globex", 2)):
+            with tenant_scope(tenant), Session(engine) as session:
+                made = load()
+                made.ship = ship()
+                session.add(made)
+                session.commit()
+                assert session.scalars(select(row.id)).all() == [key]
+
+        mappers.dispose()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast, overload
 from weakref import WeakSet, ref
 
-from sqlalchemy import Column, ForeignKeyConstraint, Table, event
+from sqlalchemy import Column, ForeignKeyConstraint, Table, event, inspect
 from sqlalchemy.exc import NoReferenceError
 from sqlalchemy.orm import Mapper, class_mapper
 from sqlalchemy.orm.exc import UnmappedClassError, UnmappedColumnError
@@ -694,14 +694,28 @@ def on_first_mark(install: Callable[[], None]) -> Callable[[], None]:
 def _own_if_marked(mapper: Mapper[Any], cls: type[Any]) -> None:
     _read_again()
     marked = _entry_of(mapper.local_table)
-    if marked is not None and not mapper.single:
-        # The newest: mappers can be cleared away and made anew.
+    if marked is not None and not mapper.single and _takes_over(mapper, marked):
         marked.mapper = mapper
 
     mark = getattr(cls, _MARK, None) or _mark_above(mapper)
     if mark is not None:
         _own_mapper(mapper, mark)
         _changed()
+
+
+def _takes_over(mapper: Mapper[Any], marked: _Entry) -> bool:
+    """Whether a further mapper of a marked table stands for it: the first does, while it can."""
+    first = marked.mapper
+    if first is None or inspect(first.class_, raiseerr=False) is not first:
+        # Mappers can be cleared away and made anew.
+        return True
+
+    through = None if marked.mark is None else marked.mark.through
+    return (
+        through is not None
+        and is_relationship(mapper, through)
+        and not is_relationship(first, through)
+    )
 
 
 def _resolve_all() -> None:
