@@ -2800,6 +2800,7 @@ class Wrapping(Base):
     sheet = relationship(Sheet)
 
 
+@pytest.mark.filterwarnings("ignore:Column 'wrappings.sheet_id' is marked")
 @pytest.mark.parametrize(
     ("shared", "match"),
     [
