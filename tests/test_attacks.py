@@ -2393,6 +2393,12 @@ def an_alias_is_named_like_ours_of_the_parent(session: Session) -> Any:
     return session.scalars(select(aliased(Box, name="shelves_1").what)).all()
 
 
+@attack(on=EVERYWHERE)
+def an_alias_is_named_like_ours_where_labels_are_short(session: Session) -> Any:
+    session.get_bind().dialect.label_length = 9
+    return session.scalars(select(aliased(Box, name="she_1").what)).all()
+
+
 @attack
 def a_child_joined_by_more_than_its_key(session: Session) -> Any:
     on = and_(I.c.parcel_id == P.c.id, text("1 = 0 OR 1 = 1"))

@@ -19,6 +19,7 @@ from sqlalchemy import (
     LargeBinary,
     Numeric,
     String,
+    Table,
     Text,
     Uuid,
     and_,
@@ -359,10 +360,8 @@ def _reaches(
     path: Path, table: FromClause, dialect: Dialect, changing: bool
 ) -> ColumnElement[bool]:
     """EXISTS the row it belongs with. The wall guards that SELECT like any other."""
-    # SQLAlchemy's own name for an alias could be the name that the developer gave this one.
     name = str(getattr(table, "name", ""))
-    taken = re.fullmatch(rf"{re.escape(path.parent.name)}_\d+", name, re.IGNORECASE)
-    parent = path.parent.alias(f"of_{name}" if taken else None)
+    parent = path.parent.alias(f"of_{name}" if _is_generated(name, path.parent) else None)
     links: list[ColumnElement[bool]] = [
         BinaryExpression(column_in(parent, remote), column_in(table, local), operators.eq)
         for local, remote in zip(path.local, path.remote, strict=True)
@@ -374,6 +373,12 @@ def _reaches(
 
     row = select(column_in(parent, path.remote[0])).select_from(parent)
     return row.where(*links).correlate(None).exists()
+
+
+def _is_generated(name: str, table: Table) -> bool:
+    """Whether SQLAlchemy could name an alias of a table like this: cut to the length of a label, too."""
+    named = re.fullmatch(r"(.*?)\d*_[0-9a-f]+", name, re.IGNORECASE)
+    return named is not None and f"{table.name}_".casefold().startswith(named[1].casefold())
 
 
 def shows_shared_rows(ownership: Ownership) -> bool:
