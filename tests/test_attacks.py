@@ -274,6 +274,8 @@ TELL = "cannot be told"
 REPLACE = "could delete another tenant's row"
 NO_TENANT = "No tenant is current"
 
+EVERYWHERE = "sqlite postgresql mariadb"
+
 
 class GoingOn(UserDefinedType[int]):
     cache_ok = True
@@ -959,6 +961,42 @@ def a_cte_is_named_like_the_table(session: Session) -> Any:
     return session.execute(select(named.c.a, read))
 
 
+HIDES = "takes the name of 'parcels'"
+
+
+def _forged_parcels() -> Any:
+    return select(literal(2).label("id"), literal("acme").label("tenant_id")).cte("parcels")
+
+
+@attack(refused=HIDES, on=EVERYWHERE)
+def a_cte_stands_for_the_parent(session: Session) -> Any:
+    return session.execute(select(I.c.what).add_cte(_forged_parcels()))
+
+
+@attack(refused=HIDES, on=EVERYWHERE)
+def a_cte_of_a_subquery_stands_for_the_parent(session: Session) -> Any:
+    forged = _forged_parcels()
+    return session.execute(select(I.c.what).where(I.c.parcel_id.in_(select(forged.c.id))))
+
+
+@attack(refused=HIDES, on=EVERYWHERE)
+def a_cte_stands_for_the_parent_in_another(session: Session) -> Any:
+    forged = _forged_parcels()
+    items = select(I.c.what).join(forged, forged.c.id == I.c.parcel_id).cte("found")
+    return session.execute(select(items.c.what))
+
+
+@attack(refused=HIDES, on="sqlite postgresql")
+def a_cte_stands_for_the_parent_of_what_is_deleted(session: Session) -> Any:
+    return session.execute(delete(I).add_cte(_forged_parcels()))
+
+
+@attack(refused=HIDES, on="sqlite postgresql")
+def a_cte_stands_for_the_row_that_is_referred_to(session: Session) -> Any:
+    keys = select(P.c.id).add_cte(_forged_parcels())
+    return session.execute(insert(S).from_select(["parcel_id"], keys))
+
+
 @attack(refused=RAW)
 def the_guarded_table_is_read_once_more(session: Session) -> Any:
     read = literal_column("(SELECT max(p2.code) FROM parcels AS p2)")
@@ -1007,9 +1045,6 @@ class Raw(ColumnElement[int]):
 def _raw(element: Any, compiler: Any, **kw: Any) -> str:
     sql: str = element.sql
     return sql
-
-
-EVERYWHERE = "sqlite postgresql mariadb"
 
 
 @attack(refused=UNDO, on=EVERYWHERE)

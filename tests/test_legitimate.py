@@ -924,6 +924,15 @@ def subqueries_and_ctes_beside_text(session: Session) -> None:
     assert len(session.execute(select(alias.c.id, text("j.name")).where(chosen)).all()) == 2
 
 
+@legitimate(on="postgresql mariadb")
+def a_cte_by_the_name_of_its_table(session: Session) -> None:
+    jobs = select(J.c.id, J.c.name).where(J.c.name != "N1").cte("jobs")
+    assert session.execute(select(jobs.c.name)).all() == [("N3",)]
+    before = select(J.c.id).cte("before")
+    late = select(J.c.name).join(before, before.c.id == J.c.id).cte("jobs")
+    assert len(session.execute(select(late.c.name).order_by(late.c.name)).all()) == 2
+
+
 class Greater(FunctionElement[int]):
     type = Integer()
     inherit_cache = True

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         escaped_bind_names: Mapping[str, str]
         literal_execute_params: frozenset[Any]
         column_keys: list[str] | None
+        ctes: Any
+        ctes_recursive: bool
         current_executable: Any
         schema_translate_map: Any
         truncated_names: dict[tuple[str, str], str]

@@ -72,9 +72,16 @@ class Texts(Compiler):
         self.raw_parts = 0
         # The tables, CTEs and targets that were rendered, by case-folded name.
         self.rendered: Counter[str] = Counter()
+        # Tables without a schema, each with the CTEs that it is read in; the names of all CTEs.
+        self.read: list[tuple[str, tuple[str, ...]]] = []
+        self.inside: tuple[str, ...] = ()
+        self._cte_names: set[str] = set()
         self._trusted = False
         self._vouched_for = False
         super().__init__(*args, **kwargs)
+        if self._cte_names:
+            self._refuse_hidden()
+
         if self.fragments:
             self._refuse_fragments()
 
@@ -196,11 +203,45 @@ class Texts(Compiler):
         return not escapes and _UNESCAPED_LITERAL.fullmatch(literal) is not None
 
     def visit_cte(self, cte: Any, asfrom: bool = False, **kw: Any) -> Any:
+        named = cte if cte._cte_alias is None else cte._cte_alias
+        name, outer = str(named.name).casefold(), self.inside
         if asfrom:
-            named = cte if cte._cte_alias is None else cte._cte_alias
-            self.rendered[str(named.name).casefold()] += 1
+            self.rendered[name] += 1
 
-        return super().visit_cte(cte, asfrom=asfrom, **kw)
+        self.inside = (*outer, name)
+        try:
+            return super().visit_cte(cte, asfrom=asfrom, **kw)
+        finally:
+            self.inside = outer
+            self._cte_names.add(name)
+
+    def _refuse_hidden(self) -> None:
+        """A CTE must not stand for a table: what the wall reads of the table would be read of it."""
+        hiding = owned_names() & self._cte_names
+        for table, inside in self.read if hiding else ():
+            if table in hiding and not self._comes_before(inside, table):
+                raise refused(
+                    UnscopedStatementError(
+                        f"A CTE in this statement takes the name of {table!r}, an owned table that "
+                        "the statement reads too. Give the CTE another name.",
+                        table=table,
+                    )
+                )
+
+    def _comes_before(self, inside: tuple[str, ...], cte: str) -> bool:
+        """Whether what is read inside of these CTEs does not see the one of that name yet."""
+        if self.ctes_recursive or not inside:
+            return False
+
+        if cte in inside:
+            return True
+
+        order = [str(each.name).casefold() for each in self.ctes]
+        if self.dialect.name == "sqlite" or not {inside[0], cte} <= {*order}:
+            # SQLite shows every CTE to all that stand beside it.
+            return False
+
+        return order.index(inside[0]) < order.index(cte)
 
     def get_from_hint_text(self, table: FromClause, text: str | None) -> Any:
         self.note(text or "")

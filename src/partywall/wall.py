@@ -232,7 +232,11 @@ class Wall(Upserts):
 
     def visit_table(self, table: TableClause, asfrom: bool = False, **kwargs: Any) -> str:
         if asfrom and self.stack:
-            self.rendered[table.name.casefold()] += 1
+            name = table.name.casefold()
+            self.rendered[name] += 1
+            if table.schema is None:
+                self.read.append((name, self.inside))
+
             self._refuse_unexpected(table)
 
         return super().visit_table(table, asfrom=asfrom, **kwargs)
