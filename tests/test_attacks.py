@@ -70,6 +70,7 @@ from sqlalchemy.orm.loading import merge_frozen_result
 from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import DDL, CreateSequence, CreateTable, ExecutableDDLElement
 from sqlalchemy.sql import ClauseElement, Executable, quoted_name
+from sqlalchemy.sql.dml import Delete, Insert, Update
 from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.sql.functions import Function
 from sqlalchemy.sql.selectable import Alias, Join
@@ -1084,6 +1085,109 @@ def two_constructs_wrap_the_condition(session: Session) -> Any:
 ADDS = "A text adds rows"
 
 
+class Ended(Select[Any]):
+    inherit_cache = True
+
+
+class EndedJoin(Join):
+    inherit_cache = True
+
+
+class EndedDelete(Delete):
+    inherit_cache = True
+
+
+class EndedUpdate(Update):
+    inherit_cache = True
+
+
+class EndedInsert(Insert):
+    inherit_cache = False
+    end = ""
+
+
+class Enclosing(ColumnElement[str]):
+    inherit_cache = False
+
+    def __init__(self, rows: Select[Any]) -> None:
+        self.rows = rows
+
+
+@compiles(Ended)
+def _ended(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"{compiler.visit_select(element, **kw)} OR 1 = 1"
+
+
+@compiles(EndedJoin)
+def _ended_join(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"{compiler.visit_join(element, **kw)} OR 1 = 1"
+
+
+@compiles(EndedDelete)
+def _ended_delete(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"{compiler.visit_delete(element, **kw)} OR 1 = 1"
+
+
+@compiles(EndedUpdate)
+def _ended_update(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"{compiler.visit_update(element, **kw)} OR 1 = 1"
+
+
+@compiles(EndedInsert)
+def _ended_insert(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"{compiler.visit_insert(element, **kw)} {element.end}"
+
+
+@compiles(Enclosing)
+def _enclosing(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"({compiler.process(element.rows, **kw)} OR 1 = 1)"
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def a_select_of_ones_own_goes_on_with_the_condition(session: Session) -> Any:
+    return session.execute(Ended(P.c.code))
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def a_subquery_of_ones_own_goes_on_with_the_condition(session: Session) -> Any:
+    return session.execute(select(Ended(P.c.code).subquery()))
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def a_construct_goes_on_with_the_condition_of_what_it_encloses(session: Session) -> Any:
+    return session.execute(select(Enclosing(select(func.max(P.c.code)))))
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def a_join_of_ones_own_goes_on_with_its_on_clause(session: Session) -> Any:
+    joined = EndedJoin(D, P, true(), isouter=True)
+    return session.execute(select(P.c.code).select_from(joined).order_by(P.c.code))
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def a_delete_of_ones_own_goes_on_with_the_condition(session: Session) -> Any:
+    return session.connection().execute(EndedDelete(Note.__table__))
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def an_update_of_ones_own_goes_on_with_the_condition(session: Session) -> Any:
+    return session.connection().execute(EndedUpdate(P).values(weight=1))
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def an_insert_of_ones_own_adds_a_row(session: Session) -> Any:
+    added = EndedInsert(P).values(code="own", weight=1)
+    added.end = ", ('globex', 'added', 8889)"
+    return session.connection().execute(added)
+
+
+@attack(refused=GOES_ON, on=EVERYWHERE)
+def an_insert_of_ones_own_overwrites_a_foreign_row(session: Session) -> Any:
+    added = EndedInsert(P).values(id=2, code="own", weight=1)
+    added.end = _clash(session)
+    return session.connection().execute(added)
+
+
 def _copied(rows: Select[Any]) -> Any:
     return insert(P).from_select(["code"], rows)
 
@@ -1135,7 +1239,7 @@ def a_grouping_overwrites_a_foreign_row(session: Session) -> Any:
     return session.execute(_copied(rows.group_by(P.c.id, text(f"code {_clash(session)}"))))
 
 
-@attack(refused=UNDO, on=EVERYWHERE)
+@attack(refused=THERE, on=EVERYWHERE)
 def a_suffix_overwrites_a_foreign_child(session: Session) -> Any:
     rows = select(I.c.id + 1, I.c.parcel_id).where(I.c.id == 1)
     changed = _clash(session).replace("code", "what")

@@ -97,7 +97,12 @@ def test_another_select_begins_outside_of_parentheses(sql: str, again: bool, has
         (" OR 1 = 1", True),
         (" /* ORDER BY */ OR 1 = 1", True),
         (" IS NOT NULL", True),
-        (") OR (1", True),
+        (" LEFT JOIN t ON 1", False),
+        (" ON CONFLICT DO NOTHING", False),
+        (" = 1", True),
+        # Of what the criterion stood in, a subquery or a list.
+        (") OR 1 = 1", False),
+        (", 1", False),
     ],
 )
 @pytest.mark.parametrize("hashes", [True, False])
@@ -105,6 +110,24 @@ def test_what_stands_behind_a_criterion_goes_on_with_it_or_not(
     behind: str, more: bool, hashes: bool
 ) -> None:
     assert goes_on(behind, hash_comments=hashes) is more
+
+
+@pytest.mark.parametrize(
+    ("behind", "more"),
+    [
+        (" /* a */", False),
+        (") SELECT 1", False),
+        (" RETURNING a", False),
+        (", (1)", True),
+        (" ON CONFLICT DO NOTHING", True),
+        (" UNION SELECT 1", True),
+    ],
+)
+@pytest.mark.parametrize("hashes", [True, False])
+def test_what_stands_behind_rows_goes_on_with_them_or_not(
+    behind: str, more: bool, hashes: bool
+) -> None:
+    assert goes_on(behind, rows=True, hash_comments=hashes) is more
 
 
 @pytest.mark.parametrize(

@@ -924,6 +924,16 @@ def subqueries_and_ctes_beside_text(session: Session) -> None:
     assert len(session.execute(select(alias.c.id, text("j.name")).where(chosen)).all()) == 2
 
 
+@legitimate
+def many_rows_that_each_read_one(session: Session) -> None:
+    highest = select(func.max(J.c.pay)).where(J.c.name != "N9").scalar_subquery()
+    added = insert(J).values(pay=highest + 1).returning(J.c.name, J.c.pay)
+    rows = session.connection().execute(added, [{"name": "a"}, {"name": "b"}]).all()
+    highest_now = session.scalar(select(func.max(J.c.pay)))
+    assert [name for name, _ in rows] == ["a", "b"]
+    assert {pay for _, pay in rows} <= {highest_now, (highest_now or 0) - 1}
+
+
 @legitimate(on="postgresql mariadb")
 def a_cte_by_the_name_of_its_table(session: Session) -> None:
     jobs = select(J.c.id, J.c.name).where(J.c.name != "N1").cte("jobs")

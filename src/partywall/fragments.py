@@ -40,10 +40,10 @@ def selects_again(sql: str, *, hash_comments: bool) -> bool:
     return False
 
 
-def goes_on(sql: str, *, hash_comments: bool) -> bool:
-    """Whether what stands behind a criterion could belong to it still, and is no clause of its own."""
+def goes_on(sql: str, *, rows: bool = False, hash_comments: bool) -> bool:
+    """Whether what stands behind a criterion, or behind rows, could belong to it still."""
     first = next(_nested(sql, hash_comments), None)
-    return first is not None and first[2].casefold() not in _CLAUSES
+    return first is not None and first[2].casefold() not in (_BEHIND_ROWS if rows else _CLAUSES)
 
 
 def lists_more(sql: str, *, hash_comments: bool) -> bool:
@@ -89,6 +89,10 @@ _SET_OPERATOR = re.compile(r"\b(?:union|except|intersect|minus)\b", re.IGNORECAS
 _SELECT = re.compile(r"\bselect\b", re.IGNORECASE)
 _CLAUSES = {"where", "group", "having", "window", "order", "limit", "offset", "fetch", "for"}
 _CLAUSES |= {"lock", "into", "union", "intersect", "except", "with", "returning"}
+# What may follow an ON clause, a subquery, and the SELECT of an INSERT.
+_CLAUSES |= {")", ",", "set", "on", "as", "join", "left", "right", "full", "inner", "cross"}
+_CLAUSES |= {"natural", "straight_join"}
+_BEHIND_ROWS = {")", "returning"}
 _UNCERTAIN = {"body", "doubt", "line"}
 _CLASH = re.compile(r"\b(?:conflict|duplicate)\b", re.IGNORECASE)
 _COMMENT = re.compile(r"/\*(?!M?!)(?:[^*]|\*(?!/))*\*/")

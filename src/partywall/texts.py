@@ -17,7 +17,7 @@ from sqlalchemy.types import NullType, String
 from . import rawsql
 from .compilers import Compiler
 from .errors import ConfigurationError, UnscopedStatementError, refused
-from .fragments import lists_more
+from .fragments import goes_on, lists_more
 from .froms import leaves, source
 from .ownership import Ownership, owned, owned_names, tenant_types
 from .positions import tables_in
@@ -41,6 +41,9 @@ _UNESCAPED_LITERAL = re.compile(r"'(?:[^']|'')*'")
 _PARAMETER = re.compile(r"(?<!%)((?:%%)*+)%\(([^()]*+)\)s")
 # Where one parameter becomes several when the statement executes.
 _EXPANDING = re.compile(r"__\[POSTCOMPILE_(\S+?)(?=\]|~~)")
+# Stand behind a criterion, and behind the rows of an INSERT, until it is known what follows them.
+CRITERION, ROWS = "\0\1", "\0\2"
+_MARK = re.compile(f"{CRITERION}|{ROWS}")
 _COMMENTS = ("--", "/*", "#", ";")
 _TELLING = frozenset(string.ascii_letters + "_'\"`\\()[];#")
 
@@ -79,6 +82,9 @@ class Texts(Compiler):
         self._trusted = False
         self._vouched_for = False
         super().__init__(*args, **kwargs)
+        if self.guarded:
+            self._look_behind_guards()
+
         if self._cte_names:
             self._refuse_hidden()
 
@@ -93,6 +99,34 @@ class Texts(Compiler):
             self.refuse_breaking(self._sent())
 
         self.done = True
+
+    def mark(self, sign: str) -> str:
+        """The sign, where somebody looks behind it."""
+        return sign if getattr(self, "statement", None) is not None and not self.done else ""
+
+    def _look_behind_guards(self) -> None:
+        mysql = isinstance(self.dialect, MySQLDialect)
+        for mark in _MARK.finditer(self.string):
+            behind = _MARK.sub("", self.string[mark.end() :])
+            if goes_on(behind, rows=mark[0] == ROWS, hash_comments=mysql):
+                raise refused(
+                    UnscopedStatementError(
+                        "A text fragment in this statement could undo its tenant condition: it "
+                        "stands behind WHERE, ON or VALUES and goes on with it. Write it with "
+                        "where(), values() or on_conflict_do_update()."
+                    )
+                )
+
+        self.string = _MARK.sub("", self.string)
+        many = self._insertmanyvalues
+        if many is not None and CRITERION in many.single_values_expr:
+            # SQLAlchemy writes the row anew for each batch, by its parts too.
+            row = _MARK.sub("", many.single_values_expr)
+            parts = [
+                (column, name, _MARK.sub("", value), keys)
+                for column, name, value, keys in many.insert_crud_params
+            ]
+            self._insertmanyvalues = many._replace(single_values_expr=row, insert_crud_params=parts)
 
     def visit_textclause(
         self, textclause: TextClause, add_to_result_map: Any = None, **kw: Any

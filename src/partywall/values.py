@@ -49,7 +49,7 @@ from .predicate import (
     written_parameter,
 )
 from .references import UNKNOWN, Given, Reference, is_exact, references_in
-from .texts import Texts
+from .texts import ROWS, Texts
 
 # What Alembic calls the copy that takes the place of a table on SQLite.
 _MIGRATED = "_alembic_tmp_"
@@ -155,7 +155,7 @@ class Values(Texts):
                 )
             )
 
-        return written
+        return written if ownership is None else written + self.mark(ROWS)
 
     def visit_partywall_item(self, element: Item, **kw: Any) -> str:
         written = self.process(element.element, **kw)

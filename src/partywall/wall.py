@@ -27,16 +27,16 @@ from sqlalchemy.sql.elements import (
 from sqlalchemy.sql.selectable import FromClause, FromGrouping, Join, TableClause
 
 from .errors import UnscopedStatementError, refused
-from .fragments import goes_on, selects_again
+from .fragments import selects_again
 from .froms import leaves, source
 from .ownership import Ownership, column_of
 from .predicate import Bytes, TenantParameter, absent, condition, shows_shared_rows
-from .texts import Criteria
+from .texts import CRITERION, Criteria
 from .upserts import Upserts
 from .values import Prepared, items
 
-# Stands behind a criterion until it is known what follows; no database takes it for SQL.
-_END = "\0"
+# Stands behind a criterion until its SELECT is complete; no database takes it for SQL.
+_END = "\0\0"
 _LOOSE = re.compile(r"\bx?or\b|\|\|", re.IGNORECASE)
 
 Guard = tuple[FromClause, Ownership, ColumnElement[bool]]
@@ -52,12 +52,7 @@ class Wall(Upserts):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._expected: Counter[int] = Counter()
-        # The latest that was rendered.
-        self._criteria = ""
         super().__init__(*args, **kwargs)
-
-    def visit_select(self, *args: Any, **kw: Any) -> str:
-        return self._without_end(super().visit_select(*args, **kw))[0]
 
     def _compose_select_body(
         self,
@@ -82,27 +77,12 @@ class Wall(Upserts):
 
         if guards:
             self._refuse_another_select(text.partition(_END)[0])
-            text, ended = self._without_end(text)
-        else:
-            ended = bool(self._criteria) and text.endswith(self._criteria)
 
-        return text + _END if ended else text
+        return self._closed(text)
 
-    def _without_end(self, text: str) -> tuple[str, bool]:
-        """Take away the mark behind a criterion, and whether nothing follows. A clause may follow."""
-        if not self.guarded:
-            return text, False
-
-        before, marked, behind = text.partition(_END)
-        if behind and goes_on(behind, hash_comments=isinstance(self.dialect, MySQLDialect)):
-            raise refused(
-                UnscopedStatementError(
-                    "A text fragment in this statement could undo its tenant condition: it stands "
-                    "behind WHERE or ON and goes on with it. Write it with where()."
-                )
-            )
-
-        return before + behind, bool(marked) and not behind
+    def _closed(self, text: str) -> str:
+        """From here on, statements of the developer's own may go on behind the criterion."""
+        return text.replace(_END, self.mark(CRITERION))
 
     def _refuse_another_select(self, text: str) -> None:
         if selects_again(text, hash_comments=isinstance(self.dialect, MySQLDialect)):
@@ -134,7 +114,8 @@ class Wall(Upserts):
             join = join._clone()
             join.onclause = _with([join.onclause], guards)
 
-        return super().visit_join(join, asfrom=asfrom, **kwargs)
+        text = super().visit_join(join, asfrom=asfrom, **kwargs)
+        return self._closed(text + _END) if guards else text
 
     def visit_update(self, update_stmt: Any, visiting_cte: Any = None, **kw: Any) -> str:
         kw.pop("asfrom", None)
@@ -193,7 +174,7 @@ class Wall(Upserts):
         with self._rendering([*froms, *froms]):
             text: str = visit(Prepared(state), visiting_cte=visiting_cte, **kw)
 
-        return self._without_end(text)[0]
+        return self._closed(text)
 
     def _guarding(self, from_: FromClause, changing: Collection[int] = ()) -> list[Guard]:
         """The conditions, for WHERE, under which the rows of a FROM are the tenant's."""
@@ -276,8 +257,7 @@ class Wall(Upserts):
 
         # First the conditions: what was written is not tried on the rows of others.
         conditions = [self.process(condition, **kw) for condition in element.conditions]
-        self._criteria = " AND ".join(text for text in (*conditions, written) if text)
-        return self._criteria + element.end
+        return " AND ".join(text for text in (*conditions, written) if text) + element.end
 
     def visit_partywall_bytes(self, element: Bytes, **kw: Any) -> str:
         return f"CAST(CONVERT({self.process(element.element, **kw)} USING utf8mb4) AS BINARY)"
