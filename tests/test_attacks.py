@@ -719,6 +719,16 @@ def a_table_brings_another(session: Session) -> Any:
     )
 
 
+@attack(refused="schema's name that goes unquoted", on=EVERYWHERE)
+def a_translated_schema_brings_a_table(session: Session) -> Any:
+    bind: Any = session.get_bind()
+    here = bind.dialect.default_schema_name or "main"
+    depots = Table("depots", MetaData(), Column("code"), schema="x")
+    options = {"schema_translate_map": {"x": _bare(f"{here}.parcels AS p2, {here}")}}
+    read = select(literal_column("p2.code")).select_from(depots)
+    return session.execute(read, execution_options=options)
+
+
 @attack(refused=RAW)
 def a_function_is_a_subquery(session: Session) -> Any:
     return session.execute(select(Function(_bare("(SELECT max(weight) FROM parcels)+abs"), 1)))

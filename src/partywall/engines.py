@@ -27,7 +27,7 @@ from . import canary, ownership, rawsql, references
 from .compilers import DDLCompiler, ExecutionContext
 from .context import Scope, active_scope, entered
 from .errors import TenancyError, UnscopedStatementError, refused
-from .ownership import lock, marks, on_first_mark, owned_names
+from .ownership import hides, lock, marks, on_first_mark, owned_names
 from .pins import forget_shared, pin_sessions
 from .positions import tables_in
 from .texts import ReadOnly, only_reads, plainly_named, raw_sql
@@ -292,6 +292,9 @@ class _Execution(ExecutionContext):
         """The last look, at what is about to reach the driver."""
         compiled = self.compiled
         if isinstance(compiled, Wall):
+            if compiled.schema_translate_map:
+                self._refuse_hidden_schemas()
+
             if compiled.needs_tenant:
                 pin_sessions(self.root_connection)
                 if compiled.references:
@@ -314,6 +317,17 @@ class _Execution(ExecutionContext):
             _watch(connection.engine.dialect)
 
         super().pre_exec()
+
+    def _refuse_hidden_schemas(self) -> None:
+        # Put into the finished SQL; without quotes it may be anything.
+        for schema in self.execution_options.get("schema_translate_map", {}).values():
+            if hides(schema):
+                raise refused(
+                    UnscopedStatementError(
+                        "A schema's name that goes unquoted may hold letters, digits, _ and dots "
+                        "only."
+                    )
+                )
 
     def _forget_shared(self) -> None:
         # SQLAlchemy's own, beside an UPDATE or DELETE that it repeats on the objects in memory.

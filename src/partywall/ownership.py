@@ -185,8 +185,7 @@ def owned(
         if entry is not None:
             return entry.ownership or _resolve(table, entry)
 
-    hidden = getattr(table.schema, "quote", None) is False and not _is_word(table.schema)
-    anywhere = anywhere or hidden
+    anywhere = anywhere or hides(table.schema)
     found = [
         named
         for named in tuple(_named.get(table.name.casefold(), ()))
@@ -327,8 +326,11 @@ def column_of(table: FromClause, ownership: Ownership) -> Any:
     return next((c for c in table.c if same_name(c.name, ownership.column.name)), None)
 
 
-def _is_word(name: Any) -> bool:
-    return all(part.isidentifier() for part in str(name).split("."))
+def hides(schema: Any) -> bool:
+    """Whether a schema's name goes unquoted and is more than a name."""
+    return getattr(schema, "quote", None) is False and not all(
+        part.isidentifier() for part in str.split(schema, ".")
+    )
 
 
 def same_name(one: str, other: str) -> bool:
