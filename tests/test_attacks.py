@@ -904,6 +904,39 @@ class Verbatim(UserDefinedType[Any]):
         return str
 
 
+@attack(refused=RAW, on="postgresql")
+def a_type_reads_where_a_list_is_empty(session: Session) -> Any:
+    type_ = Spelled("text) UNION SELECT code FROM parcels UNION SELECT CAST(NULL AS text")
+    none = bindparam("none", [], expanding=True, type_=type_)
+    return session.execute(select(literal("SECRET-2").op("IN")(none)))
+
+
+@attack(refused=UNDO, on="postgresql")
+def a_type_holds_or_where_a_list_is_empty(session: Session) -> Any:
+    type_ = Spelled("text)) OR (1 = 1 OR CAST(NULL AS text")
+    none = bindparam("none", [], expanding=True, type_=type_)
+    return session.execute(select(P.c.code).where(P.c.code == none))
+
+
+@attack(on=EVERYWHERE)
+def an_empty_list_of_not_in_stands_elsewhere(session: Session) -> Any:
+    none: Any = P.c.code.not_in([]).right
+    return session.execute(select(P.c.code).where(P.c.code == none))
+
+
+@attack(on=EVERYWHERE)
+def an_empty_list_of_not_in_stands_in_an_on_clause(session: Session) -> Any:
+    none: Any = P.c.code.not_in([]).right
+    return session.execute(select(P.c.code).select_from(D.outerjoin(P, P.c.code == none)))
+
+
+@attack(on=EVERYWHERE)
+def an_empty_list_of_not_in_stands_in_a_delete(session: Session) -> Any:
+    notes: Any = Note.__table__
+    none: Any = notes.c.body.not_in([]).right
+    return session.execute(delete(notes).where(notes.c.body == none))
+
+
 @attack
 def a_literal_is_the_table_of_a_text(session: Session) -> Any:
     named = bindparam("t", "parcels", type_=Verbatim(), literal_execute=True)

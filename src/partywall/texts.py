@@ -168,6 +168,10 @@ class Texts(Compiler):
 
     def visit_bindparam(self, bindparam: Any, *args: Any, **kw: Any) -> str:
         written = super().visit_bindparam(bindparam, *args, **kw)
+        if bindparam.expand_op is operators.not_in_op:
+            # Of an empty list, NULL) OR (1 = 1, wherever the parameter stands.
+            self.raw_parts += 1
+
         if self.guarded:
             # A type of the developer's own may have written it.
             self.refuse_listing(written)
@@ -226,6 +230,19 @@ class Texts(Compiler):
             if self.done and (self.guarded or owned_names() & self._scan(rendered).names):
                 # Rendered when the statement executes, past the last look.
                 raise refused(raw_sql([]))
+
+        return rendered
+
+    def visit_empty_set_expr(self, *args: Any, **kw: Any) -> str:
+        rendered = super().visit_empty_set_expr(*args, **kw)
+        if not self.done:
+            self.note(rendered)
+            return rendered
+
+        # When the statement executes, past the last look.
+        self.refuse_names(rendered)
+        if self.guarded:
+            self.refuse_breaking(rendered)
 
         return rendered
 
