@@ -79,6 +79,7 @@ from sqlalchemy.types import TypeDecorator, UserDefinedType
 import databases
 from partywall import TenancyError, explain, tenant_aware, tenant_scope, tenant_text, unscoped
 from partywall.context import without_tenant
+from templates import template
 
 SERIES = tuple(int(part) for part in sqlalchemy.__version__.split(".")[:2])
 
@@ -415,6 +416,36 @@ def _perform(engine: Engine, attack: Attack) -> Any:
 @attack(refused=RAW)
 def a_text_names_the_table(session: Session) -> Any:
     return session.execute(text("SELECT code FROM parcels"))
+
+
+@attack(refused=RAW, series=(2, 1))
+def a_template_names_the_table(session: Session) -> Any:
+    return session.execute(template("SELECT code FROM ", P))
+
+
+@attack(refused=UNDO, series=(2, 1), on=EVERYWHERE)
+def a_template_leaves_its_parenthesis(session: Session) -> Any:
+    return session.execute(select(P.c.code).where(template("1 = 0) OR (1 = ", 1)))
+
+
+@attack(refused=RAW, series=(2, 1), on="postgresql")
+def a_template_runs_sql(session: Session) -> Any:
+    run = "SELECT query_to_xml('SELECT code FROM ' || 'par' || 'cels', true, true, '')"
+    return session.execute(template(run))
+
+
+@attack(refused=TELL, series=(2, 1), on=EVERYWHERE)
+def a_template_adds_another_key(session: Session) -> Any:
+    key = select(P.c.id).order_by(template("id + 1) LIMIT 0 UNION SELECT (", 2)).limit(1)
+    return session.execute(insert(S).values(parcel_id=key.scalar_subquery()))
+
+
+@attack(refused="only reads", series=(2, 1), on=EVERYWHERE)
+def a_template_deletes_where_all_is_only_read(session: Session) -> Any:
+    bind: Any = session.get_bind()
+    with unscoped("to read"), Session(bind) as reading:
+        reading.execute(template("DELETE FROM parcels"))
+        reading.commit()
 
 
 @attack(refused=RAW)

@@ -126,6 +126,7 @@ from partywall import (
     unscoped,
 )
 from partywall.context import without_tenant
+from templates import template
 
 TENANTS = ("acme", "globex")
 DRIVERS = {
@@ -932,6 +933,24 @@ def many_rows_that_each_read_one(session: Session) -> None:
     highest_now = session.scalar(select(func.max(J.c.pay)))
     assert [name for name, _ in rows] == ["a", "b"]
     assert {pay for _, pay in rows} <= {highest_now, (highest_now or 0) - 1}
+
+
+@legitimate
+def templates(session: Session) -> None:
+    if not hasattr(sqlalchemy, "tstring"):
+        # SQLAlchemy 2.0
+        return
+
+    low = template("lower(", J.c.name, ") IN (", literal("n1"), ", 'n2')")
+    assert session.scalars(select(J.c.name).where(low)).all() == ["N1"]
+    chosen = template("lower(", J.c.name, ") = ", literal("n3"))
+    jobs = select(J.c.name).where(chosen).scalar_subquery()
+    assert session.execute(template("SELECT * FROM ", jobs, " AS found")).all() == [("N3",)]
+    session.execute(insert(J).from_select(["name"], select(J.c.name).group_by(template("1"))))
+    assert len(session.scalars(select(J.c.name)).all()) == 4
+    on_mysql = session.get_bind().dialect.name == "mysql"
+    session.execute(template("CREATE INDEX job_names ON jobs (name)"))
+    session.execute(template("DROP INDEX job_names", " ON jobs" if on_mysql else ""))
 
 
 @legitimate(on="postgresql mariadb")

@@ -105,6 +105,7 @@ def test_every_private_name_it_stands_on_exists() -> None:
     }
     if SERIES < (2, 1):
         listed["DDLCompiler"].remove("visit_create_view")
+        listed["Compiler"].remove("visit_tstring")
 
     assert listed.keys() == STANDS_ON.keys()
     assert len(listed["Compiler"]) > 15

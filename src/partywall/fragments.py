@@ -7,9 +7,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy.sql.elements import ColumnClause, TextClause
 
 from .positions import SELECT_MODIFIERS
 from .tokens import TOKENS
+
+
+def texts_of(element: Any) -> list[str]:
+    """What an element of a statement writes as it is: a text, a literal column, a template."""
+    if isinstance(element, TextClause):
+        return [element.text]
+
+    if isinstance(element, ColumnClause):
+        return [element.name] if element.is_literal else []
+
+    # SQLAlchemy 2.1; what stands in its braces are elements of their own.
+    parts = element.parts if element.__visit_name__ == "tstring" else ()
+    return [part.text for part in parts if part.__visit_name__ == "tstring_text"]
 
 
 def adds_rows(sql: str) -> bool:

@@ -33,7 +33,6 @@ from sqlalchemy.sql.elements import (
     Grouping,
     Label,
     Null,
-    TextClause,
     UnaryExpression,
 )
 from sqlalchemy.sql.functions import Function, coalesce
@@ -52,7 +51,7 @@ from sqlalchemy.types import NullType, TupleType, TypeDecorator, UserDefinedType
 
 from .context import Scope
 from .errors import CrossTenantReferenceError, refused
-from .fragments import adds_rows, only_modifies
+from .fragments import adds_rows, only_modifies, texts_of
 from .froms import source
 from .ownership import Ownership, Path, mapper_of, owned, path_of
 from .pins import flush_of, leave, pin_of, resume, sessions_of
@@ -517,11 +516,9 @@ def is_exact(select: Any) -> bool:
 
 
 def _is_exact(part: Any) -> bool:
-    if isinstance(part, TextClause):
-        return not adds_rows(part.text)
-
-    if isinstance(part, ColumnClause):
-        return not (part.is_literal and adds_rows(part.name))
+    texts = texts_of(part)
+    if texts:
+        return not any(map(adds_rows, texts))
 
     if not isinstance(part, Select):
         return True

@@ -137,10 +137,8 @@ class Texts(Compiler):
                 self._trusted = True
                 self.rendered.update(self._tables_in(textclause.text))
                 textclause = self._bound(textclause)
-            elif self._defines(textclause):
-                self._trusted = self._vouched_for = True
-            elif self._shows_owned(textclause):
-                self._trusted = self._vouched_for = self.without_tenant = True
+            else:
+                self._trusted = self._vouches_for(textclause.text)
 
         if (_is_whole(self) or kw.get("asfrom")) and not self._trusted:
             self.refuse_names(textclause.text)
@@ -149,6 +147,27 @@ class Texts(Compiler):
             return super().visit_textclause(textclause, add_to_result_map, **kw)
         finally:
             self._trusted = outer
+
+    def visit_tstring(self, tstring: Any, *args: Any, **kw: Any) -> str:
+        written = super().visit_tstring(tstring, *args, **kw)
+        text = nameless(written)
+        if self.guarded or not (_is_whole(self) and self._vouches_for(text)):
+            self.note(text)
+
+        return written
+
+    def visit_tstring_text(self, element: Any, **kw: Any) -> str:
+        # Judged with the template that it is a part of.
+        return super().post_process_text(element.text)
+
+    def _vouches_for(self, text: str) -> bool:
+        """DDL names what it defines."""
+        if self._defines(text):
+            self._vouched_for = True
+        elif self._shows_owned(text):
+            self._vouched_for = self.without_tenant = True
+
+        return self._vouched_for
 
     def _bound(self, textclause: rawsql.TenantText) -> rawsql.TenantText:
         """`:tenant` as a value of the tenant column's type, where the text names but one type."""
@@ -312,14 +331,13 @@ class Texts(Compiler):
             if not _TELLING.isdisjoint(text) or "--" in text or "/*" in text:
                 self.fragments.append(text)
 
-    def _defines(self, textclause: TextClause) -> bool:
+    def _defines(self, text: str) -> bool:
         """DDL, whose own texts are compiled by a compiler that has no statement."""
         statement = getattr(self, "statement", None)
-        return statement is None or (not self.stack and self._scan(textclause.text).is_definition)
+        return statement is None or (not self.stack and self._scan(text).is_definition)
 
-    def _shows_owned(self, textclause: TextClause) -> bool:
+    def _shows_owned(self, text: str) -> bool:
         """DDL that gives owned rows another name, as a view does."""
-        text = textclause.text
         return self._scan(text).is_ddl and self._owned_in(text) is not None
 
     def refuse_names(self, text: str) -> None:
@@ -433,14 +451,21 @@ class ReadOnly(Compiler):
         return super().visit_delete(delete_stmt, *args, **kw)
 
     def visit_textclause(self, textclause: TextClause, *args: Any, **kw: Any) -> str:
-        facts = rawsql.scan(textclause.text)
+        self._refuse_text(textclause.text)
+        return super().visit_textclause(textclause, *args, **kw)
+
+    def visit_tstring(self, tstring: Any, *args: Any, **kw: Any) -> str:
+        written = super().visit_tstring(tstring, *args, **kw)
+        self._refuse_text(nameless(written))
+        return written
+
+    def _refuse_text(self, text: str) -> None:
+        facts = rawsql.scan(text)
         if _is_whole(self) and not (facts.reads_only or facts.is_definition):
             names = owned_names()
-            changed = names & tables_in(textclause.text).keys()
+            changed = names & tables_in(text).keys()
             if changed or (names and facts.opaque):
                 raise refused(only_reads(changed))
-
-        return super().visit_textclause(textclause, *args, **kw)
 
     def _refuse_write(self, statement: Any, *further: FromClause) -> None:
         for leaf in (*leaves(statement.table), *further):

@@ -22,7 +22,6 @@ from sqlalchemy.sql.elements import (
     Label,
     Null,
     Slice,
-    TextClause,
     TypeCoerce,
 )
 from sqlalchemy.sql.selectable import (
@@ -36,7 +35,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from .context import TenantId
 from .errors import CrossTenantAccessError, UnscopedStatementError, refused
-from .fragments import adds_rows, only_modifies
+from .fragments import adds_rows, only_modifies, texts_of
 from .froms import leaves
 from .ownership import Ownership, column_of, same_name
 from .predicate import (
@@ -421,8 +420,7 @@ def _with_first(parameter: TenantParameter, selected: Any) -> Select[Any]:
 def _may_be_extended(selected: Select[Any]) -> bool:
     """Whether one more column in front changes nothing: no text before it, no column by number."""
     clauses = (*selected._group_by_clauses, *selected._order_by_clauses)
-    texts = [clause.text for clause in clauses if isinstance(clause, TextClause)]
-    texts += [c.name for c in clauses if isinstance(c, ColumnClause) and c.is_literal]
+    texts = [text for clause in clauses for text in texts_of(clause)]
     return not any(re.search(r"(?:^|,)\s*\d", text) for text in texts) and all(
         only_modifies(str(prefix)) for prefix, _ in selected._prefixes
     )
@@ -445,7 +443,7 @@ def _columns(selected: Any, named: Sequence[Any]) -> Iterator[Sequence[Any]]:
         return
 
     columns = list(selected._all_selected_columns) if isinstance(selected, Select) else []
-    texts = [column.text for column in columns if isinstance(column, TextClause)]
+    texts = [text for column in columns for text in texts_of(column)]
     aligned = len(columns) == len(named) and not any("," in text for text in texts)
     yield columns if aligned and is_exact(selected) else [UNKNOWN] * len(named)
 
@@ -595,10 +593,7 @@ def _filled(table: FromClause, by: str) -> dict[str, Any]:
 
 def _texts_in(value: Any) -> Iterator[str]:
     for part in visitors.iterate(value) if isinstance(value, ClauseElement) else ():
-        if isinstance(part, TextClause):
-            yield part.text
-        elif isinstance(part, ColumnClause) and part.is_literal:
-            yield part.name
+        yield from texts_of(part)
 
 
 def _bare(value: Any) -> Any:
