@@ -695,6 +695,24 @@ def ddl_makes_a_function(session: Session) -> Any:
     return session.execute(select(func.made())).all()
 
 
+@attack(refused=RAW, on="postgresql")
+def a_string_is_run(session: Session) -> Any:
+    run = "DO 'BEGIN EXECUTE ''UPDATE par'' || ''cels SET weight = 1''; END'"
+    return session.execute(text(run))
+
+
+@attack(refused=RAW)
+def the_schema_is_written_to(session: Session) -> Any:
+    connection = session.connection()
+    connection.exec_driver_sql("PRAGMA writable_schema = ON")
+    connection.exec_driver_sql(
+        "INSERT INTO sqlite_master SELECT type, 'x', 'x', rootpage, replace(sql, name, 'x') "
+        "FROM sqlite_master WHERE name = 'par' || 'cels'"
+    )
+    connection.exec_driver_sql("PRAGMA writable_schema = RESET")
+    return connection.execute(text("SELECT * FROM x"))
+
+
 @attack(refused=RAW)
 def a_text_makes_a_view(session: Session) -> Any:
     return session.execute(text("CREATE VIEW made AS SELECT * FROM parcels"))

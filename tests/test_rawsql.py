@@ -168,6 +168,12 @@ def test_a_name_that_mysql_would_lower_is_found() -> None:
         "EXECUTE p",
         "EXECUTE IMMEDIATE 'x'",
         "DO $$ BEGIN EXECUTE 'SELECT * FROM ord' || 'ers'; END $$",
+        "DO 'BEGIN EXECUTE ''SELECT * FROM ord'' || ''ers''; END'",
+        "SELECT 1; DO LANGUAGE plpgsql 'BEGIN PERFORM query_to_xml(a, b, c, d); END'",
+        "DO 'BEGIN EXE'\n'CUTE a; END'",
+        "DO LANGUAGE plpgsql E'BEGIN \\x45XECUTE a; END'",
+        "DO U&'BEGIN !0045XECUTE a; END' UESCAPE '!'",
+        "PRAGMA writable_schema = ON",
     ],
 )
 def test_what_could_name_anything_is_opaque(sql: str) -> None:
@@ -181,6 +187,8 @@ def test_what_could_name_anything_is_opaque(sql: str) -> None:
         "CREATE TRIGGER t BEFORE INSERT ON stats FOR EACH ROW EXECUTE FUNCTION f()",
         "GRANT EXECUTE ON FUNCTION f TO bob",
         "SELECT prepare, exec FROM stats",
+        "INSERT INTO stats VALUES (1) ON CONFLICT DO NOTHING RETURNING 'execute'",
+        "DO 'BEGIN PERFORM refresh(); END'",
     ],
 )
 def test_what_names_all_it_uses_is_not_opaque(sql: str) -> None:
@@ -383,6 +391,8 @@ def test_a_definition(sql: str) -> None:
         "DROP TABLE x /*! ; DELETE FROM orders */",
         r"COMMENT ON TABLE x IS 'a\'; DELETE FROM orders --'",
         "SET x = 1 --\rDELETE FROM orders",
+        "PRAGMA main.writable_schema(1)",
+        'PRAGMA "writable_schema" = 1',
     ],
 )
 def test_what_is_no_mere_definition(sql: str) -> None:

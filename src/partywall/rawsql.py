@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Self
 
 from sqlalchemy import BindParameter, TextClause
@@ -213,6 +214,7 @@ _RUNS_A_STRING = re.compile(
     r"|ts_stat|ts_rewrite|sp_executesql|sys_exec|sys_eval|pg_logical_slot_(?:get|peek)\w*"
     r"|get_raw_page|bt_page_items|sqlite_dbdata|pg_read_file\w*|pg_read_binary_file\w*|pg_ls_\w+"
     r"|pg_stat_file|pg_file_write|lo_import|lo_export|load_file|readfile|writefile|load_extension"
+    r"|writable_schema"
 )
 
 
@@ -313,6 +315,12 @@ class _Reader:
         ):
             self._name(text[1:-1].replace("''", "'"))
 
+        lately = self.tokens[-7:]
+        if {("", "do"), (";", "do")}.intersection(pairwise(lately)):
+            # PostgreSQL runs it. In pieces, or with escapes, it is not what it seems.
+            self.spelled |= "\\" in text or before in ("'", "&")
+            self._loosely(text)
+
         self.tokens.append("'")
 
     def _quoted(self, text: str) -> None:
@@ -371,7 +379,10 @@ def _scan(sql: str, hash_comments: bool) -> Scan:
         brings_rows=any(map(_BRINGS_ROWS.search, (text, loose))),
         breaks_out=reader.broken,
         is_definition=(
-            whole and all(map(_defines, statements)) and not _ROWS_IN_DEFINITION.search(loose)
+            whole
+            and all(map(_defines, statements))
+            and not _ROWS_IN_DEFINITION.search(loose)
+            and "writable_schema" not in reader.names
         ),
         is_ddl=is_ddl(sql, hash_comments) if _BEGINS_DDL.match(text) else False,
         reads_only=whole and all(map(_only_reads, statements)) and not _WRITES.search(loose),
