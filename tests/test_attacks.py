@@ -183,6 +183,17 @@ class Box(Base):
     what = mapped_column(String(40))
 
 
+LONG = "parcels_" * 7 + "archive"
+
+
+@tenant_aware
+class Archived(Base):
+    __tablename__ = LONG
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    code = mapped_column(String(40))
+
+
 class Folded(TypeDecorator[str]):
     impl = String(40)
     cache_ok = True
@@ -243,6 +254,7 @@ SEED = {
     R: ["1, 'acme', 'long'", "2, 'globex', 'long'", "9, NULL, 'long'"],
     L: ["1, 'own'", "2, 'SECRET body'", "9, 'for everyone'"],
     E: ["1, 1, 'own'", "2, 2, 'SECRET exemption'", "9, 9, 'for everyone'"],
+    Archived.__table__: ["1, 'acme', 'own'", "2, 'globex', 'SECRET code'"],
     Crate.__table__: ["'AB', 'acme'", "'BA', 'globex'"],
     Shelf.__table__: ["1, 'acme', 1", "2, 'globex', 2"],
     Box.__table__: ["1, 1, 'own'", "2, 2, 'SECRET box'"],
@@ -260,6 +272,7 @@ NOT_ACMES = {
     "shelves": "tenant_id <> 'acme'",
     "boxes": "id = 2 OR shelf_id = 2",
     "notes": "tenant_id <> 'acme'",
+    LONG: "tenant_id <> 'acme'",
     "crates": "tenant_id <> 'acme'",
     "lids": "crate_id = 'BA'",
 }
@@ -776,6 +789,12 @@ def a_translated_schema_brings_a_table(session: Session) -> Any:
     options = {"schema_translate_map": {"x": _bare(f"{here}.parcels AS p2, {here}")}}
     read = select(literal_column("p2.code")).select_from(depots)
     return session.execute(read, execution_options=options)
+
+
+@attack(refused=RAW, on="postgresql")
+def a_name_is_cut_to_that_of_the_table(session: Session) -> Any:
+    longer = table(f"{LONG}x", column("code"))
+    return session.execute(select(longer.c.code))
 
 
 @attack(refused=RAW)

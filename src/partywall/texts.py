@@ -29,6 +29,8 @@ _HERE = (None, "main", "temp")
 # Operators such as `->>` are text too, but bring nothing in and break nothing.
 # A word that does not qualify another.
 _WORDS = re.compile(r"""\w+(?!\w|["`\]]?\s*\.)""")
+# PostgreSQL cuts such a name, and may arrive at another table's.
+_CUT = re.compile(r"\w{64}")
 _PLAIN_TYPE = re.compile(
     r"(?:\w+|double precision|(?:character|bit) varying|(?:un)?signed integer)"
     r"(?:\(\d+(?:, ?\d+)?\))?(?: with(?:out)? time zone)?(?:\[\])*",
@@ -387,7 +389,7 @@ class Texts(Compiler):
         names = owned_names()
         text = self.string.casefold()
         words = Counter([word for word in _WORDS.findall(text) if word in names])
-        plain = self.string.isascii() and "u&" not in text
+        plain = self.string.isascii() and "u&" not in text and not _CUT.search(text)
         spaced = self.raw_parts and not all(map(str.isidentifier, names))
         if words <= self.rendered and plain and not spaced:
             return
