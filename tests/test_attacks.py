@@ -1109,6 +1109,12 @@ def a_cte_stands_for_the_row_that_is_referred_to(session: Session) -> Any:
     return session.execute(insert(S).from_select(["parcel_id"], keys))
 
 
+@attack(refused=RAW, on="mariadb")
+def the_table_that_is_deleted_from_is_read_once_more(session: Session) -> Any:
+    more = text("(SELECT max(x.parcel_id) FROM (SELECT * FROM stops) x) > 1")
+    return session.execute(delete(S).where(P.c.id == S.c.parcel_id, more))
+
+
 @attack(refused=RAW)
 def the_guarded_table_is_read_once_more(session: Session) -> Any:
     read = literal_column("(SELECT max(p2.code) FROM parcels AS p2)")

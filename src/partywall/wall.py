@@ -154,10 +154,6 @@ class Wall(Upserts):
         kw.pop("asfrom", None)
         state = delete_stmt._compile_state_factory(delete_stmt, self, **kw)
         targets = _hashes(state.statement.table)
-        if state._extra_froms and isinstance(self.dialect, MySQLDialect):
-            # The target is named twice.
-            self.rendered[source(state.statement.table).name.casefold()] += 1
-
         return self._changing(super().visit_delete, state, targets, visiting_cte, kw)
 
     def _changing(
