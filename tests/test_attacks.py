@@ -288,6 +288,7 @@ AWAY = "does not belong to the current tenant"
 TELL = "cannot be told"
 REPLACE = "could delete another tenant's row"
 NO_TENANT = "No tenant is current"
+THERE = "could change rows that are there already"
 
 EVERYWHERE = "sqlite postgresql mariadb"
 
@@ -1305,6 +1306,44 @@ def an_insert_of_ones_own_overwrites_a_foreign_row(session: Session) -> Any:
     return session.connection().execute(added)
 
 
+def _clause_of_ones_own(session: Session) -> Any:
+    from sqlalchemy.sql.base import SyntaxExtension
+
+    class Clash(SyntaxExtension, ClauseElement):
+        _traverse_internals: ClassVar[Any] = []
+
+        def apply_to_insert(self, statement: Any) -> None:
+            statement.apply_syntax_extension_point(lambda _: [self], "post_values")
+
+    @compiles(Clash)
+    def clash(*_: Any, **kw: Any) -> str:
+        return _clash(session)
+
+    return Clash()
+
+
+@attack(refused=THERE, on=EVERYWHERE, series=(2, 1))
+def a_clause_of_ones_own_overwrites_a_foreign_row(session: Session) -> Any:
+    added = insert(P).values(id=2, code="own", weight=1)
+    return session.execute(added.ext(_clause_of_ones_own(session)))
+
+
+class Clashing(postgresql.dml.OnConflictDoUpdate):
+    pass
+
+
+@compiles(Clashing)
+def _clashing(*_: Any, **kw: Any) -> str:
+    return "ON CONFLICT (id) DO UPDATE SET code = 'x'"
+
+
+@attack(refused=THERE, on="sqlite postgresql")
+def a_clash_of_ones_own_overwrites_a_foreign_row(session: Session) -> Any:
+    added = insert(P).values(id=2, code="own", weight=1)
+    added._post_values_clause = Clashing(index_elements=["id"], set_={"code": "x"})
+    return session.execute(added)
+
+
 def _copied(rows: Select[Any]) -> Any:
     return insert(P).from_select(["code"], rows)
 
@@ -1329,9 +1368,6 @@ def a_construct_adds_a_row_of_another_tenant(session: Session) -> Any:
 
 def _is_mysql(session: Session) -> bool:
     return session.get_bind().dialect.name in ("mysql", "mariadb")
-
-
-THERE = "could change rows that are there already"
 
 
 def _clash(session: Session) -> str:

@@ -29,17 +29,19 @@ class Upserts(Values):
 
     # Which rows RETURNING shows, where it may meet the row of another tenant.
     _shown: ColumnElement[bool] | None = None
+    # How many clauses were seen to, in this statement and its CTEs.
+    _seen_to = 0
 
     def visit_insert(self, insert_stmt: Any, *args: Any, **kw: Any) -> str:
+        before = self._seen_to
         written = super().visit_insert(insert_stmt, *args, **kw)
         if self.owned(insert_stmt.table) is not None:
-            self._refuse_upserts(written, insert_stmt)
+            self._refuse_upserts(written, insert_stmt, self._seen_to - before)
 
         return written
 
-    def _refuse_upserts(self, written: str, statement: Any) -> None:
+    def _refuse_upserts(self, written: str, statement: Any, known: int) -> None:
         mysql = isinstance(self.dialect, MySQLDialect)
-        known = statement._post_values_clause is not None
         if upserts(written, hash_comments=mysql) > known:
             raise refused(
                 UnscopedStatementError(
@@ -49,7 +51,12 @@ class Upserts(Values):
                 )
             )
 
+    def visit_on_conflict_do_nothing(self, *args: Any, **kw: Any) -> str:
+        self._seen_to += 1
+        return super().visit_on_conflict_do_nothing(*args, **kw)
+
     def visit_on_conflict_do_update(self, on_conflict: Any, **kw: Any) -> str:
+        self._seen_to += 1
         table = self.stack[-1]["selectable"].table
         ownership = self.owned(table)
         if ownership is not None:
@@ -66,6 +73,7 @@ class Upserts(Values):
         return super().visit_on_conflict_do_update(on_conflict, **kw)
 
     def visit_on_duplicate_key_update(self, on_duplicate: Any, **kw: Any) -> str:
+        self._seen_to += 1
         # MySQL has no WHERE here: each column keeps its value where the row is not the tenant's.
         table = self.current_executable.table
         ownership = self.owned(table)
