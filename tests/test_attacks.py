@@ -1110,6 +1110,30 @@ def a_cte_stands_for_the_row_that_is_referred_to(session: Session) -> Any:
     return session.execute(insert(S).from_select(["parcel_id"], keys))
 
 
+NAMED = "x AS (SELECT 1 AS y), parcels"
+
+
+@attack(refused=HIDES, on=EVERYWHERE)
+def the_name_of_a_cte_holds_one_that_stands_for_the_parent(session: Session) -> Any:
+    forged = select(literal(2).label("id"), literal("acme").label("tenant_id")).cte(_bare(NAMED))
+    return session.execute(select(I.c.what).add_cte(forged))
+
+
+@attack(refused=HIDES, on=EVERYWHERE)
+def a_suffix_of_a_cte_holds_one_that_stands_for_the_parent(session: Session) -> Any:
+    other = select(literal(1).label("x")).cte("other")
+    forged = other.suffix_with(", parcels (id, tenant_id) /* */ AS(SELECT 2, 'acme')")
+    return session.execute(select(I.c.what).add_cte(forged))
+
+
+@attack(refused=RAW, on=EVERYWHERE)
+def a_cte_that_is_taken_away_is_read_once_more(session: Session) -> Any:
+    first = select(P.c.id).cte("ids")
+    both = first.union_all(select(P.c.id))
+    joined = first.alias("f").join(both, true())
+    return session.execute(select(text("(SELECT max(code) FROM parcels)")).select_from(joined))
+
+
 @attack(refused=RAW, on="mariadb")
 def the_table_that_is_deleted_from_is_read_once_more(session: Session) -> Any:
     more = text("(SELECT max(x.parcel_id) FROM (SELECT * FROM stops) x) > 1")

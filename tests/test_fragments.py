@@ -6,6 +6,7 @@ import pytest
 
 from partywall.fragments import (
     adds_rows,
+    ctes_in,
     goes_on,
     lists_more,
     only_modifies,
@@ -128,6 +129,21 @@ def test_what_stands_behind_rows_goes_on_with_them_or_not(
     behind: str, more: bool, hashes: bool
 ) -> None:
     assert goes_on(behind, rows=True, hash_comments=hashes) is more
+
+
+@pytest.mark.parametrize(
+    ("sql", "names"),
+    [
+        ("SELECT a AS b FROM t", set()),
+        ("WITH a AS (SELECT 1) SELECT 2 AS c", {"a"}),
+        ("WITH RECURSIVE A AS (SELECT 1), b (c, d) AS NOT MATERIALIZED (SELECT 1)", {"a", "b"}),
+        ('WITH "a"/* */AS(SELECT 1), `b` AS (SELECT cast(c AS int))', {"a", "b"}),
+        ('WITH U&"a" AS (SELECT 1) SELECT b', {"with", "u", "a", "as", "select", "1", "b"}),
+    ],
+)
+@pytest.mark.parametrize("hashes", [True, False])
+def test_the_names_of_ctes(sql: str, names: set[str], hashes: bool) -> None:
+    assert ctes_in(sql, hash_comments=hashes) == names
 
 
 @pytest.mark.parametrize(

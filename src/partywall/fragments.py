@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.sql.elements import ColumnClause, TextClause
 
 from .positions import SELECT_MODIFIERS
-from .tokens import TOKENS
+from .tokens import PLAIN_WORD, TOKENS, spellings
 
 
 def texts_of(element: Any) -> list[str]:
@@ -95,6 +95,30 @@ def upserts(sql: str, *, hash_comments: bool) -> int:
     return found
 
 
+def ctes_in(sql: str, *, hash_comments: bool) -> set[str]:
+    """The case-folded names that a statement gives to CTEs; every word of it, if that cannot be told."""
+    tokens = list(_nested(sql, hash_comments))
+    texts = [text.casefold() for _, _, text, _ in tokens]
+    names: set[str] = set()
+    for place, (_, kind, text, _) in enumerate(tokens):
+        if kind in _UNCERTAIN or (kind == "name" and text[0] in "uU"):
+            return set(PLAIN_WORD.findall(sql.casefold()))
+
+        if texts[place] == "as" and _BODY.match(" ".join(texts[place + 1 : place + 4])):
+            before = place - 1
+            if texts[before] == ")":
+                # x (a, b) AS (
+                depth = tokens[before][0]
+                while before > 0 and (texts[before] != "(" or tokens[before][0] != depth):
+                    before -= 1
+
+                before -= 1
+
+            names |= spellings(texts[before].strip('"`[]'))
+
+    return names
+
+
 def only_modifies(prefix: str) -> bool:
     """Whether what stands before the columns of a SELECT leaves them as they are."""
     words = _COMMENT.sub(" ", prefix).casefold().split()
@@ -110,6 +134,7 @@ _CLAUSES |= {")", ",", "set", "on", "as", "join", "left", "right", "full", "inne
 _CLAUSES |= {"natural", "straight_join"}
 _BEHIND_ROWS = {")", "returning"}
 _UNCERTAIN = {"body", "doubt", "line"}
+_BODY = re.compile(r"(?:not )?(?:materialized )?\(")
 _CLASH = re.compile(r"\b(?:conflict|duplicate)\b", re.IGNORECASE)
 _COMMENT = re.compile(r"/\*(?!M?!)(?:[^*]|\*(?!/))*\*/")
 

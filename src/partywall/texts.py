@@ -17,7 +17,7 @@ from sqlalchemy.types import NullType, String
 from . import rawsql
 from .compilers import Compiler
 from .errors import ConfigurationError, UnscopedStatementError, refused
-from .fragments import goes_on, lists_more
+from .fragments import ctes_in, goes_on, lists_more
 from .froms import leaves, source
 from .ownership import Ownership, owned, owned_names, tenant_types
 from .positions import tables_in
@@ -81,6 +81,7 @@ class Texts(Compiler):
         self.read: list[tuple[str, tuple[str, ...]]] = []
         self.inside: tuple[str, ...] = ()
         self._cte_names: set[str] = set()
+        self._within_cte: dict[Any, Counter[str]] = {}
         self._trusted = False
         self._vouched_for = False
         super().__init__(*args, **kwargs)
@@ -88,7 +89,7 @@ class Texts(Compiler):
             self._look_behind_guards()
 
         if self._cte_names:
-            self._refuse_hidden()
+            self._refuse_hidden(self._cte_names)
 
         if self.fragments:
             self._refuse_fragments()
@@ -281,15 +282,27 @@ class Texts(Compiler):
             self.rendered[name] += 1
 
         self.inside = (*outer, name)
+        before = self.rendered.copy()
         try:
-            return super().visit_cte(cte, asfrom=asfrom, **kw)
+            written = super().visit_cte(cte, asfrom=asfrom, **kw)
         finally:
             self.inside = outer
             self._cte_names.add(name)
 
-    def _refuse_hidden(self) -> None:
+        mine = self.rendered - before
+        if mine:
+            self._within_cte[cte] = mine
+
+        earlier = cte._restates
+        if earlier in self._within_cte and earlier not in self.ctes:
+            # SQLAlchemy takes it away again: what follows it holds it.
+            self.rendered -= self._within_cte.pop(earlier)
+
+        return written
+
+    def _refuse_hidden(self, names: set[str]) -> None:
         """A CTE must not stand for a table: what the wall reads of the table would be read of it."""
-        hiding = owned_names() & self._cte_names
+        hiding = owned_names() & names
         for table, inside in self.read if hiding else ():
             if table in hiding and not self._comes_before(inside, table):
                 raise refused(
@@ -398,6 +411,11 @@ class Texts(Compiler):
         hidden = [name for name in names & counts.keys() if counts[name] > self.rendered[name]]
         if hidden:
             raise refused(raw_sql(hidden))
+
+        if self._cte_names:
+            # A text beside a CTE, or its name, may hold another.
+            mysql = isinstance(self.dialect, MySQLDialect)
+            self._refuse_hidden(ctes_in(self._sent(), hash_comments=mysql) - self._cte_names)
 
     def _sent(self) -> str:
         """The finished SQL. Where parameters have places, their names are gone already."""
