@@ -46,6 +46,7 @@ _EXPANDING = re.compile(r"__\[POSTCOMPILE_(\S+?)(?=\]|~~)")
 # Stand behind a criterion, and behind the rows of an INSERT, until it is known what follows them.
 CRITERION, ROWS = "\0\1", "\0\2"
 _MARK = re.compile(f"{CRITERION}|{ROWS}")
+_MARK_INSIDE = re.compile(rf"(?:{_MARK.pattern})(?!(?:\s|{_MARK.pattern})*(?:\)|\Z))")
 _COMMENTS = ("--", "/*", "#", ";")
 _TELLING = frozenset(string.ascii_letters + "_'\"`\\()[];#")
 
@@ -109,7 +110,7 @@ class Texts(Compiler):
 
     def _look_behind_guards(self) -> None:
         mysql = isinstance(self.dialect, MySQLDialect)
-        for mark in _MARK.finditer(self.string):
+        for mark in _MARK_INSIDE.finditer(self.string):
             behind = _MARK.sub("", self.string[mark.end() :])
             if goes_on(behind, rows=mark[0] == ROWS, hash_comments=mysql):
                 raise refused(
