@@ -10,7 +10,7 @@ import decimal
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -66,6 +66,7 @@ from sqlalchemy.orm import (
     mapped_column,
     relationship,
 )
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.loading import merge_frozen_result
 from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import DDL, CreateSequence, CreateTable, ExecutableDDLElement
@@ -422,6 +423,15 @@ def _perform(engine: Engine, attack: Attack) -> Any:
 
         session.commit()
         return found
+
+
+@contextmanager
+def _no_tenant() -> Iterator[None]:
+    scope = without_tenant(object())
+    try:
+        yield
+    finally:
+        scope.leave()
 
 
 # Text beside names, text in every position.
@@ -2557,6 +2567,62 @@ def a_renamed_object_vouches_for_a_key(session: Session) -> Any:
     own.id = 2  # type: ignore[union-attr]
     make_transient_to_detached(own)  # type: ignore[arg-type]
     session.add(Stop(id=60, parcel=own))
+    session.flush()
+
+
+@attack(refused=NO_TENANT)
+def an_object_that_was_attached_for_nobody_vouches(session: Session) -> Any:
+    forged = Parcel(id=2)
+    make_transient_to_detached(forged)
+    with _no_tenant():
+        session.add(forged)
+
+    session.add(Stop(id=60, parcel=forged))
+    session.flush()
+
+
+@attack(refused=NO_TENANT)
+def an_object_that_loads_relationships_for_nobody_vouches(session: Session) -> Any:
+    forged = Parcel(id=2)
+    make_transient_to_detached(forged)
+    with _no_tenant():
+        session.enable_relationship_loading(forged)
+
+    session.add(forged)
+    session.add(Stop(id=60, parcel_id=2))
+    session.flush()
+
+
+@attack(refused=NO_TENANT)
+def an_object_that_was_attached_for_nobody_is_found(session: Session) -> Any:
+    with tenant_scope("globex"), Session(session.get_bind()) as theirs:
+        parcel = theirs.get(Parcel, 2)
+
+    with _no_tenant():
+        session.add(parcel)
+
+    return session.get(Parcel, 2).code  # type: ignore[union-attr]
+
+
+@attack(refused=AWAY)
+def an_object_that_takes_the_place_of_a_forged_one_vouches(session: Session) -> Any:
+    forged = Parcel(id=2)
+    make_transient_to_detached(forged)
+    session.add(forged)
+    session.delete(forged)
+    successor = Parcel()
+    set_committed_value(successor, "id", 2)
+    session.add_all([successor, Stop(id=60, parcel_id=2)])
+    session.flush()
+
+
+@attack(refused=AWAY)
+def an_object_that_was_flushed_under_another_key_vouches(session: Session) -> Any:
+    own: Any = session.get(Parcel, 3)
+    set_committed_value(own, "id", 2)
+    own.weight = 30
+    session.flush()
+    session.add(Stop(id=60, parcel_id=2))
     session.flush()
 
 

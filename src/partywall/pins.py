@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         def __len__(self) -> int: ...
         def values(self) -> list[Any]: ...
         def items(self) -> list[Any]: ...
+        def add(self, state: Any) -> bool: ...
+        def safe_discard(self, state: Any) -> None: ...
         def _dirty_states(self) -> set[Any]: ...
 
 else:
@@ -158,7 +160,8 @@ class Pinned(_IdentityMap):
     """
 
     scope: Scope
-    # What was attached as stored but not loaded: no proof that such a row is the tenant's.
+    # What was attached as stored or given another key, but not loaded: no proof that such a row is
+    # the tenant's.
     forged: set[Any] | None = None
 
     @property
@@ -198,6 +201,21 @@ class Pinned(_IdentityMap):
     def items(self) -> list[Any]:
         self._refuse_all()
         return super().items()
+
+    def add(self, state: Any) -> bool:
+        added = super().add(state)
+        if added:
+            # Claimed to be stored: what is loaded does not come in by this door.
+            self.doubt(state.key)
+
+        return added
+
+    def safe_discard(self, state: Any) -> None:
+        super().safe_discard(state)
+        identity = state.mapper.identity_key_from_primary_key(key_in(state))
+        if identity != state.key:
+            # A flush is about to put it back under the key that its attributes hold now.
+            self.doubt(identity)
 
     def _dirty_states(self) -> set[Any]:
         dirty = super()._dirty_states()
@@ -239,6 +257,12 @@ def _refuse_forged(state: Any, scope: Scope) -> None:
         tenant = scope.context.tenant_id
         if not same_tenant(value, tenant, attribute.type):
             raise refused(belongs_elsewhere(state, value, tenant))
+
+
+def key_in(state: Any) -> tuple[Any, ...]:
+    """The primary key that the attributes of an object hold."""
+    mapper, values = state.mapper, state.dict
+    return tuple(values.get(mapper.get_property_by_column(c).key) for c in mapper.primary_key)
 
 
 def belongs_elsewhere(state: Any, found: Any, tenant: TenantId) -> CrossTenantAccessError:

@@ -54,7 +54,7 @@ from .errors import CrossTenantReferenceError, refused
 from .fragments import adds_rows, only_modifies, texts_of
 from .froms import source
 from .ownership import Ownership, Path, mapper_of, owned, path_of
-from .pins import flush_of, leave, pin_of, resume, sessions_of
+from .pins import flush_of, key_in, leave, pin_of, resume, sessions_of
 from .predicate import column_in, condition, shows_shared_rows
 
 _CHUNK = 200
@@ -351,11 +351,11 @@ def _not_held(
     written: dict[Any, Mapper[Any]] | None = None
     for key in keys:
         identity = mapper.identity_key_from_primary_key(key)
-        if not _is_plain(key):
+        if identity in forged or not _is_plain(key):
             yield key
             continue
 
-        state = None if identity in forged else held.fast_get_state(identity)
+        state = held.fast_get_state(identity)
         # What has expired may have been deleted since, and its key given to another.
         if state is not None and not state.expired and state.mapper.isa(mapper):
             continue
@@ -379,11 +379,7 @@ def _written(session: Any, forged: Container[Any]) -> dict[Any, Mapper[Any]]:
         if deleted or listed or state.key in forged or not _is_keyed(state):
             continue
 
-        key = tuple(
-            state.dict.get(state.mapper.get_property_by_column(column).key)
-            for column in state.mapper.primary_key
-        )
-        found[state.mapper.base_mapper.class_, key] = state.mapper
+        found[state.mapper.base_mapper.class_, key_in(state)] = state.mapper
 
     return found
 

@@ -33,14 +33,15 @@ def _pin_attached(session: Session, state: Any) -> None:
 
     scope = active_scope()
     if scope is None:
+        if state.key is not None:
+            # Whose it is could not be checked, and it would be answered from memory.
+            raise refused(MissingTenantContextError())
+
         return
 
-    mine = pin(session, scope)
-    if state.key is not None:
-        # Claimed to be stored, but not loaded here.
-        mine.doubt(state.key)
-        if state.dict.keys() <= _NOTHING:
-            _check_when_filled(session, state)
+    pin(session, scope)
+    if state.key is not None and state.dict.keys() <= _NOTHING:
+        _check_when_filled(session, state)
 
     if scope.context is not None:
         _refuse_foreign_object(state, attributes)
