@@ -231,6 +231,76 @@ class Lid(Base):
     crate_id = mapped_column(Reversed, ForeignKey("crates.id"))
 
 
+@tenant_aware
+class Worker(Base):
+    __tablename__ = "workers"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    locker = mapped_column(Integer)
+
+
+@tenant_aware
+class Driver(Worker):
+    __tablename__ = "drivers"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    locker = mapped_column(Integer)
+    __mapper_args__: ClassVar[Any] = {"concrete": True}
+
+
+@tenant_aware
+class Badge(Base):
+    __tablename__ = "badges"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    worker_id = mapped_column(ForeignKey("workers.id"))
+
+
+@tenant_aware
+class Van(Base):
+    __tablename__ = "vans"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    bay = mapped_column(Integer)
+
+
+class VanByBay(Base):
+    __table__ = Van.__table__
+    __mapper_args__: ClassVar[Any] = {"primary_key": [Van.__table__.c.bay]}
+
+
+@tenant_aware
+class Trip(Base):
+    __tablename__ = "trips"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    van_id = mapped_column(ForeignKey("vans.id"))
+
+
+@tenant_aware
+class Paper(Base):
+    __tablename__ = "papers"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    kind = mapped_column(String(10))
+    __mapper_args__: ClassVar[Any] = {"polymorphic_on": kind, "polymorphic_identity": "paper"}
+
+
+class Bill(Paper):
+    __tablename__ = "bills"
+    number = mapped_column(Integer, primary_key=True)
+    paper_id = mapped_column(ForeignKey("papers.id"))
+    __mapper_args__: ClassVar[Any] = {"polymorphic_identity": "bill"}
+
+
+@tenant_aware
+class Payment(Base):
+    __tablename__ = "payments"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    bill_number = mapped_column(ForeignKey("bills.number"))
+
+
 P: Any = Parcel.__table__
 S: Any = Stop.__table__
 I: Any = Item.__table__
@@ -260,6 +330,10 @@ SEED = {
     Shelf.__table__: ["1, 'acme', 1", "2, 'globex', 2"],
     Box.__table__: ["1, 1, 'own'", "2, 2, 'SECRET box'"],
     Note.__table__: ["1, 'acme', 'own'", "2, 'globex', 'SECRET note'"],
+    Worker.__table__: ["1, 'acme', 1", "2, 'globex', 7777"],
+    Van.__table__: ["1, 'acme', 2", "2, 'globex', 7777"],
+    Paper.__table__: ["1, 'acme', 'bill'", "2, 'globex', 'bill'"],
+    Bill.__table__: ["10, 1", "1, 2"],
 }
 NOT_ACMES = {
     "parcels": "tenant_id <> 'acme'",
@@ -276,6 +350,12 @@ NOT_ACMES = {
     LONG: "tenant_id <> 'acme'",
     "crates": "tenant_id <> 'acme'",
     "lids": "crate_id = 'BA'",
+    "workers": "tenant_id <> 'acme'",
+    "badges": "worker_id = 2",
+    "vans": "tenant_id <> 'acme'",
+    "trips": "van_id = 2",
+    "bills": "number = 1",
+    "payments": "bill_number = 1",
 }
 SIGNS_OF_GLOBEX = ("SECRET", "7777", "8888", "8889")
 
@@ -2623,6 +2703,26 @@ def an_object_that_was_flushed_under_another_key_vouches(session: Session) -> An
     own.weight = 30
     session.flush()
     session.add(Stop(id=60, parcel_id=2))
+    session.flush()
+
+
+@attack(refused=AWAY)
+def an_object_of_a_concrete_class_vouches_for_the_one_above(session: Session) -> Any:
+    session.add_all([Driver(id=2), Badge(worker_id=2)])
+    session.flush()
+
+
+@attack(refused=AWAY)
+def an_object_with_another_primary_key_vouches(session: Session) -> Any:
+    own = session.get(VanByBay, 2)
+    session.add(Trip(van_id=own.bay))  # type: ignore[union-attr]
+    session.flush()
+
+
+@attack(refused=AWAY)
+def an_object_vouches_for_the_key_of_the_table_below(session: Session) -> Any:
+    own = session.get(Paper, 1)
+    session.add(Payment(bill_number=own.id))  # type: ignore[union-attr]
     session.flush()
 
 

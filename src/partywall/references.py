@@ -12,7 +12,7 @@ import decimal
 import math
 import uuid
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -21,6 +21,7 @@ from sqlalchemy import Column, Integer, Table, bindparam, null, select, text, tu
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import NoReferenceError
 from sqlalchemy.orm import Mapper
+from sqlalchemy.orm.exc import UnmappedColumnError
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
     BinaryExpression,
@@ -341,9 +342,7 @@ def _not_held(
     sessions = sessions_of(connection)
     mine = pin_of(sessions[0]) if len(sessions) == 1 else None
     mapper = mapper_of(path.parent)
-    primary = [column.name for column in path.parent.primary_key]
-    known = reference.comparable and primary == [column.name for column in path.remote]
-    if mine is None or mapper is None or not known:
+    if mine is None or mapper is None or not reference.comparable or not _names(path, mapper):
         yield from keys
         return
 
@@ -362,8 +361,22 @@ def _not_held(
 
         written = _written(sessions[0], forged) if written is None else written
         adds = written.get(identity[:2])
-        if adds is None or not adds.isa(mapper):
+        # Below a class, a concrete one has a table of its own.
+        if adds is None or path.parent not in adds.tables:
             yield key
+
+
+def _names(path: Path, mapper: Mapper[Any]) -> bool:
+    """Whether a foreign key holds what a session knows the rows by.
+
+    That is a mapper's primary key, which need not be the table's, nor that of the table above it.
+    """
+    keys = (mapper.primary_key, path.remote)
+    with suppress(UnmappedColumnError):
+        names = [[mapper.get_property_by_column(c).key for c in columns] for columns in keys]
+        return names[0] == names[1]
+
+    return False
 
 
 def _is_plain(key: tuple[Any, ...]) -> bool:
