@@ -479,9 +479,12 @@ def test_an_object_detached_from_one_session_is_refused_by_another_tenants(place
             session.flush()
 
 
-def test_an_expired_object_is_no_proof_of_its_row(place: Place) -> None:
+@pytest.mark.parametrize("expire", [True, False], ids=["expired", "kept"])
+def test_an_object_of_an_earlier_transaction_is_no_proof_of_its_row(
+    place: Place, expire: bool
+) -> None:
     m = place.m
-    with tenant_scope("acme"), Session(place.engine) as session:
+    with tenant_scope("acme"), Session(place.engine, expire_on_commit=expire) as session:
         session.add(tag := m.Tag(id=500, name="x"))
         session.commit()
         with Session(place.engine) as other, other.begin():

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         def __len__(self) -> int: ...
         def values(self) -> list[Any]: ...
         def items(self) -> list[Any]: ...
+        def all_states(self) -> list[Any]: ...
         def add(self, state: Any) -> bool: ...
         def safe_discard(self, state: Any) -> None: ...
         def _dirty_states(self) -> set[Any]: ...
@@ -98,6 +99,9 @@ def follow(session: Session, transaction: SessionTransaction, connection: Any) -
         links = [link for link in links if link() not in (None, session)]
 
     connection._partywall_sessions = (*links, weakref.ref(session))
+    held = session.identity_map
+    if len(held) and isinstance(held, Pinned) and not is_used(session):
+        held.doubt_kept()
 
 
 def leave(connection: Any) -> Any:
@@ -160,8 +164,8 @@ class Pinned(_IdentityMap):
     """
 
     scope: Scope
-    # What was attached as stored or given another key, but not loaded: no proof that such a row is
-    # the tenant's.
+    # What was attached as stored, was given another key, or was loaded in an earlier transaction: no
+    # proof that there is such a row and that it is the tenant's.
     forged: set[Any] | None = None
 
     @property
@@ -180,6 +184,11 @@ class Pinned(_IdentityMap):
     def doubt(self, key: Any) -> None:
         self.forged = {key} if self.forged is None else self.forged
         self.forged.add(key)
+
+    def doubt_kept(self) -> None:
+        """What has not expired may have been deleted since, and its key given to another."""
+        forged, states = self.forged or (), self.all_states()
+        self.forged = {state.key for state in states if not state.expired or state.key in forged}
 
     def get(self, key: Any, default: Any = None) -> Any:
         if key not in self._dict:
@@ -230,7 +239,8 @@ class Pinned(_IdentityMap):
         return dirty
 
     def _refuse_all(self) -> None:
-        for key in self._dict:
+        # A copy: what is collected meanwhile is taken out.
+        for key in tuple(self._dict):
             self._refuse_others(key)
 
     def _refuse_others(self, key: Any) -> None:
