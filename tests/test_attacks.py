@@ -21,6 +21,7 @@ from sqlalchemy import (
     ColumnDefault,
     ColumnElement,
     ForeignKey,
+    ForeignKeyConstraint,
     Integer,
     MetaData,
     Select,
@@ -61,6 +62,7 @@ from sqlalchemy.orm import (
     DeclarativeBase,
     Session,
     aliased,
+    load_only,
     make_transient,
     make_transient_to_detached,
     mapped_column,
@@ -301,6 +303,22 @@ class Payment(Base):
     bill_number = mapped_column(ForeignKey("bills.number"))
 
 
+@tenant_aware
+class Site(Base):
+    __tablename__ = "sites"
+    tenant_id = mapped_column(String(40), primary_key=True)
+    code = mapped_column(String(8), primary_key=True)
+
+
+@tenant_aware
+class Gate(Base):
+    __tablename__ = "gates"
+    id = mapped_column(Integer, primary_key=True)
+    tenant_id = mapped_column(String(40), nullable=False)
+    code = mapped_column(String(8))
+    __table_args__ = (ForeignKeyConstraint(["tenant_id", "code"], [Site.tenant_id, Site.code]),)
+
+
 P: Any = Parcel.__table__
 S: Any = Stop.__table__
 I: Any = Item.__table__
@@ -334,6 +352,7 @@ SEED = {
     Van.__table__: ["1, 'acme', 2", "2, 'globex', 7777"],
     Paper.__table__: ["1, 'acme', 'bill'", "2, 'globex', 'bill'"],
     Bill.__table__: ["10, 1", "1, 2"],
+    Site.__table__: ["'ACME', 'X'"],
 }
 NOT_ACMES = {
     "parcels": "tenant_id <> 'acme'",
@@ -356,6 +375,7 @@ NOT_ACMES = {
     "trips": "van_id = 2",
     "bills": "number = 1",
     "payments": "bill_number = 1",
+    "gates": "code = 'X'",
 }
 SIGNS_OF_GLOBEX = ("SECRET", "7777", "8888", "8889")
 
@@ -473,12 +493,14 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 # What partywall does not do; the README says so.
 KNOWN_LIMITS = {
+    "a_key_that_the_collation_takes_for_another",
     "a_construct_discards_what_was_guarded",
     "a_pending_object_vouches_before_it_gets_another_key",
     "a_made_up_row_vouches_for_a_key",
     "a_made_up_subquery_vouches_for_a_key",
     "an_object_is_slipped_into_the_identity_map",
     "another_tenants_frozen_rows_are_merged_that_carry_no_tenant",
+    "another_tenants_object_is_attached_that_was_loaded_without_its_tenant",
 }
 
 
@@ -2738,6 +2760,15 @@ def an_object_is_slipped_into_the_identity_map(session: Session) -> Any:
 
 
 @attack
+def another_tenants_object_is_attached_that_was_loaded_without_its_tenant(session: Session) -> Any:
+    with tenant_scope("globex"), Session(session.get_bind()) as theirs:
+        parcel = theirs.scalars(select(Parcel).options(load_only(Parcel.code))).first()
+
+    session.add(parcel)
+    return session.get(Parcel, 2).code  # type: ignore[union-attr]
+
+
+@attack
 def another_tenants_frozen_rows_are_merged_that_carry_no_tenant(session: Session) -> Any:
     boxes = select(Box)
     with tenant_scope("globex"), Session(session.get_bind()) as theirs:
@@ -2808,6 +2839,15 @@ def a_tenant_that_the_collation_takes_for_another(session: Session) -> Any:
             found += other.execute(select(Parcel.code)).all()
 
     return found
+
+
+@attack(on="mariadb")
+def a_key_that_the_collation_takes_for_another(session: Session) -> Any:
+    session.add(Gate(code="X"))
+    with suppress(IntegrityError):
+        session.flush()
+
+    session.commit()
 
 
 # Joins in every shape.
