@@ -2729,6 +2729,15 @@ def an_object_that_was_flushed_under_another_key_vouches(session: Session) -> An
 
 
 @attack(refused=AWAY)
+def an_object_whose_key_is_set_to_what_it_is_said_to_be_vouches(session: Session) -> Any:
+    own: Any = session.get(Parcel, 3)
+    set_committed_value(own, "id", 2)
+    own.id = 2
+    session.add(Stop(id=60, parcel=own))
+    session.flush()
+
+
+@attack(refused=AWAY)
 def an_object_of_a_concrete_class_vouches_for_the_one_above(session: Session) -> Any:
     session.add_all([Driver(id=2), Badge(worker_id=2)])
     session.flush()

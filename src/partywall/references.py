@@ -398,9 +398,13 @@ def _written(session: Any, forged: Container[Any]) -> dict[Any, Mapper[Any]]:
 
 
 def _is_keyed(state: Any) -> bool:
-    """Whether a flush gives an object its primary key."""
-    changed = state.mapper._primary_key_propkeys.intersection(state.committed_state)
-    return state.key is None or bool(changed)
+    """Whether a flush gives an object its primary key, in an INSERT or an UPDATE."""
+    if state.key is None:
+        return True
+
+    # Set, but to what it is, it is not written.
+    names = state.mapper._primary_key_propkeys.intersection(state.committed_state)
+    return any(state.attrs[name].history.has_changes() for name in names)
 
 
 def _paths(ownership: Ownership) -> Iterator[Path]:
