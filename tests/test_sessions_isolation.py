@@ -235,6 +235,21 @@ def test_an_emptied_session_may_serve_the_next_tenant(
         assert {order.tenant_id for order in session.scalars(select(place.m.Order))} == {"globex"}
 
 
+def test_an_emptied_session_may_be_used_by_nobody_before_it_serves_the_next_tenant(
+    place: Place,
+) -> None:
+    session = warmed(place)
+    session.close()
+    country = session.scalars(select(place.m.Country)).first()
+    session.add(place.m.Tag(name="made early"))
+    with session, tenant_scope("globex"):
+        assert session.scalar(select(func.max(place.m.Order.amount))) == 99999
+        session.commit()
+        assert country in session
+
+    assert place.rows("tags") == {**TAGS, "globex": [*TAGS["globex"], "made early"]}
+
+
 def test_a_session_may_serve_one_tenant_after_the_other_when_nothing_is_kept(place: Place) -> None:
     with Session(place.engine) as session:
         for tenant, amount in [("acme", 180), ("globex", 99999), ("acme", 180)]:

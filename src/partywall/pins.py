@@ -52,7 +52,9 @@ def pin(session: Any, scope: Scope) -> Pinned:
         return held
 
     if mine is not None and not mine.serves(scope):
-        if is_used(session) or session.new or session.deleted or held._dict:
+        # With another map the session was emptied, and what it holds since is of nobody's yet.
+        kept = held is mine and (session.new or session.deleted or held._dict)
+        if kept or is_used(session):
             raise refused(_other_tenant(mine, scope))
 
         mine = None
