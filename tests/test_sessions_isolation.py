@@ -194,14 +194,41 @@ def test_a_warm_session_goes_on_serving_its_own_tenant(
         lambda session: session.identity_map.values(),
         lambda session: session.identity_map.items(),
         lambda session: session.dirty,
+        lambda session: session.new,
+        lambda session: session.deleted,
     ],
-    ids=["all", "values", "items", "dirty"],
+    ids=["all", "values", "items", "dirty", "new", "deleted"],
 )
 def test_objects_in_memory_are_not_listed_for_another_tenant(place: Place, listed: Any) -> None:
     session = warmed(place)
-    session.info["memo"].title = "changed"
+    with tenant_scope("acme"):
+        session.delete(session.info["kept"][0])
+        session.add(place.m.Tag(name="x"))
+        session.info["memo"].title = "changed"
+        assert list(listed(session))
+
     with session, tenant_scope("globex"), pytest.raises(CrossTenantAccessError, match=OTHER_TENANT):
         listed(session)
+
+
+@pytest.mark.parametrize("listed", [list, lambda session: session.new], ids=["all", "new"])
+def test_pending_objects_are_listed_for_their_tenant_alone(place: Place, listed: Any) -> None:
+    with Session(place.engine) as session:
+        with tenant_scope("acme"):
+            session.add(tag := place.m.Tag(name="x"))
+            session.add(country := place.m.Country(code="XX"))
+            assert set(listed(session)) == {tag, country}
+
+        with pytest.raises(MissingTenantContextError, match=NO_TENANT):
+            listed(session)
+
+        with tenant_scope("globex"):
+            with pytest.raises(CrossTenantAccessError, match=OTHER_TENANT):
+                listed(session)
+
+            session.close()
+            session.add(country)
+            assert list(listed(session)) == [country]
 
 
 def test_an_expired_object_is_not_loaded_for_another_tenant(place: Place) -> None:

@@ -6,6 +6,7 @@ Only the use of owned rows pins a session. Global tables may be read under any t
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection
@@ -230,15 +231,16 @@ class Pinned(_IdentityMap):
 
     def _dirty_states(self) -> set[Any]:
         dirty = super()._dirty_states()
-        if not dirty:
-            return dirty
-
-        scope = active_scope()
-        if scope is None or not self.serves(scope):
-            for state in dirty:
-                self._refuse_others(state.key)
+        if dirty:
+            self.refuse_to_list(dirty)
 
         return dirty
+
+    def refuse_to_list(self, states: Iterable[Any]) -> None:
+        scope = active_scope()
+        if scope is None or not self.serves(scope):
+            for state in states:
+                self._refuse_other_scope(scope, state.mapper)
 
     def _refuse_all(self) -> None:
         # A copy: what is collected meanwhile is taken out.
@@ -253,7 +255,10 @@ class Pinned(_IdentityMap):
 
             return
 
-        if tenant_attributes(class_mapper(key[0])) is not None:
+        self._refuse_other_scope(scope, class_mapper(key[0]))
+
+    def _refuse_other_scope(self, scope: Scope | None, mapper: Any) -> None:
+        if tenant_attributes(mapper) is not None:
             raise refused(
                 MissingTenantContextError() if scope is None else _other_tenant(self, scope)
             )
@@ -291,6 +296,24 @@ def belongs_elsewhere(state: Any, found: Any, tenant: TenantId) -> CrossTenantAc
 def _install() -> None:
     for kept_on, name, nothing in _KEPT:
         setattr(kept_on, name, nothing)
+
+    # What is pending is not in the identity map.
+    for name in ("new", "deleted"):
+        listed = getattr(Session, name)
+        setattr(Session, name, property(_listing(listed.fget, f"_{name}"), doc=listed.__doc__))
+
+    setattr(Session, "__iter__", _listing(Session.__iter__, "_new"))  # noqa: B010
+
+
+def _listing(listed: Any, kept: str) -> Any:
+    def guarded(session: Any) -> Any:
+        mine = pin_of(session)
+        if mine is not None:
+            mine.refuse_to_list(getattr(session, kept))
+
+        return listed(session)
+
+    return guarded
 
 
 class _Pinned(dict[Any, Any]):
