@@ -64,7 +64,19 @@ class Criteria(ClauseElement):
         self.end = end
 
 
-class Texts(Compiler):
+class Plain(Compiler):
+    """SQL without the names of its parameters, which may look like anything."""
+
+    def nameless(self, sql: str) -> str:
+        """Without the names of its parameters, which are those of columns: `%(item #)s`."""
+        return self._unexpanded(_PARAMETER.sub(r"\1%s", sql))
+
+    def _unexpanded(self, sql: str) -> str:
+        names = {self.escaped_bind_names.get(name, name) for name in self.bind_names.values()}
+        return _EXPANDING.sub(lambda found: "__[" if found[1] in names else found[0], sql)
+
+
+class Texts(Plain):
     """Collects the text fragments of a statement and judges them together, when all are known."""
 
     unsupported: str | None = None
@@ -154,7 +166,7 @@ class Texts(Compiler):
 
     def visit_tstring(self, tstring: Any, *args: Any, **kw: Any) -> str:
         written = super().visit_tstring(tstring, *args, **kw)
-        text = nameless(written)
+        text = self.nameless(written)
         if self.guarded or not (_is_whole(self) and self._vouches_for(text)):
             self.note(text)
 
@@ -422,14 +434,6 @@ class Texts(Compiler):
         """The finished SQL. Where parameters have places, their names are gone already."""
         return self._unexpanded(self.string) if self.positional else self.nameless(self.string)
 
-    def nameless(self, sql: str) -> str:
-        """Without the names of its parameters, which are those of columns: `%(item #)s`."""
-        return self._unexpanded(_PARAMETER.sub(r"\1%s", sql))
-
-    def _unexpanded(self, sql: str) -> str:
-        names = {self.escaped_bind_names.get(name, name) for name in self.bind_names.values()}
-        return _EXPANDING.sub(lambda found: "__[" if found[1] in names else found[0], sql)
-
     def owned(self, from_: FromClause) -> Ownership | None:
         table = source(from_)
         anywhere = bool(self.schema_translate_map) or (
@@ -452,7 +456,7 @@ class Texts(Compiler):
         return rawsql.scan(text, hash_comments=isinstance(self.dialect, MySQLDialect))
 
 
-class ReadOnly(Compiler):
+class ReadOnly(Plain):
     """For unscoped blocks without `write=True`: owned tables are read, and nothing else."""
 
     def visit_insert(self, insert_stmt: Any, *args: Any, **kw: Any) -> str:
@@ -477,7 +481,7 @@ class ReadOnly(Compiler):
 
     def visit_tstring(self, tstring: Any, *args: Any, **kw: Any) -> str:
         written = super().visit_tstring(tstring, *args, **kw)
-        self._refuse_text(nameless(written))
+        self._refuse_text(self.nameless(written))
         return written
 
     def _refuse_text(self, text: str) -> None:
