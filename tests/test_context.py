@@ -551,6 +551,28 @@ def test_a_scope_entered_in_one_thread_and_left_in_another() -> None:
         assert other.submit(current).result() is None
 
 
+def test_a_shared_scope_that_is_left_elsewhere_does_not_end_somebody_elses_tenant() -> None:
+    shared = tenant_scope("acme")
+    elsewhere = contextvars.copy_context()
+    elsewhere.run(shared.__enter__)
+    with tenant_scope("globex"), shared:
+        with pytest.raises(RuntimeError, match="entered 2 times.*build one scope per block"):
+            contextvars.Context().run(shared.__exit__)
+
+        assert current() == "acme"
+
+    elsewhere.run(shared.__exit__)
+    assert (current(), elsewhere.run(current)) == (None, None)
+
+
+def test_a_scope_that_was_never_entered_cannot_be_left() -> None:
+    with tenant_scope("globex"):
+        with pytest.raises(RuntimeError, match="entered 0 times and is left"):
+            tenant_scope("acme").__exit__()
+
+        assert current() == "globex"
+
+
 def test_memory_does_not_grow_with_scopes_left_out_of_order() -> None:
     for _ in range(1000):
         acme, globex = tenant_scope("acme"), tenant_scope("globex")

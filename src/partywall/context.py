@@ -151,8 +151,8 @@ class Enterable:
         self._entered.append(scope)
         return scope
 
-    def _take(self, *, alone: bool = False) -> Scope:
-        """The scope that is being left: the innermost one here, or one entered elsewhere."""
+    def _take(self) -> Scope:
+        """The scope that is being left: the innermost one here, or the only one there is."""
         scope = entered()
         if self._entered and self._entered[-1] is scope:
             return self._entered.pop()
@@ -161,13 +161,13 @@ class Enterable:
             scope = scope.outer
 
         if scope is None:
-            if alone and len(self._entered) > 1:
+            if len(self._entered) != 1:
                 raise RuntimeError(
                     f"This {type(self).__name__} was entered {len(self._entered)} times and is "
                     "left where none of them is known: build one scope per block."
                 )
 
-            scope = self._entered[-1]
+            scope = self._entered[0]
 
         self._entered.remove(scope)
         return scope

@@ -112,7 +112,7 @@ class SessionScope(Enterable, Generic[_Given_co]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        scope = self._take(alone=self._sessions is not None)
+        scope = self._take()
         try:
             if isinstance(scope, _Work):
                 inside = scope.again()
@@ -215,7 +215,7 @@ class AsyncSessionScope(Enterable, Generic[_Given_co]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        scope = self._take(alone=self._sessions is not None)
+        scope = self._take()
         try:
             if isinstance(scope, _Work):
                 inside = scope.again()
