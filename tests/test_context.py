@@ -616,6 +616,22 @@ def test_every_use_of_unscoped_is_logged_with_its_reason_and_place(
     assert record["call_site"].startswith(__file__)
 
 
+def test_an_unscoped_block_that_cannot_be_logged_is_not_entered() -> None:
+    def fail(record: logging.LogRecord) -> bool:
+        raise OSError("the disk is full")
+
+    log = logging.getLogger("partywall")
+    log.addFilter(fail)
+    try:
+        with tenant_scope("acme"):
+            with pytest.raises(OSError, match="the disk is full"), unscoped("nightly report"):
+                pass
+
+            assert current() == "acme"
+    finally:
+        log.removeFilter(fail)
+
+
 @pytest.mark.parametrize("reason", ["", "  ", None, 3])
 def test_unscoped_needs_a_reason(reason: Any) -> None:
     with pytest.raises(ValueError, match="needs a reason"):

@@ -243,7 +243,7 @@ class unscoped(SyncScope[None]):
         self._write = write
 
     def _open(self) -> Scope:
-        scope = Scope(self, None, self._reason, self._write)
+        # First, so that a filter or handler that raises leaves nothing entered.
         _log.warning(
             "unscoped: %s",
             self._reason,
@@ -254,7 +254,7 @@ class unscoped(SyncScope[None]):
                 "call_site": _call_site(),
             },
         )
-        return scope
+        return Scope(self, None, self._reason, self._write)
 
 
 def on_function(
