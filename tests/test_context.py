@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import gc
 import inspect
 import json
@@ -469,6 +470,74 @@ def test_a_decorated_contextmanager() -> None:
 
     with tenant_scope("globex"), block() as tenant:
         assert (tenant, current()) == ("acme", "globex")
+
+
+def _logged(function: Any) -> Any:
+    """A decorator as there are many: it is not async itself, whatever it decorates."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("between", [_logged, lambda function: lambda: function()])
+async def test_a_scope_on_top_of_a_plain_wrapper_does_not_run_as_the_outer_tenant(
+    between: Any,
+) -> None:
+    @tenant_scope("acme")
+    @between
+    async def coroutine() -> Any:
+        await asyncio.sleep(0)
+        return current()
+
+    @tenant_scope("acme")
+    @between
+    def generator() -> Iterator[Any]:
+        yield current()
+
+    @tenant_scope("acme")
+    @between
+    async def async_generator() -> AsyncIterator[Any]:
+        await asyncio.sleep(0)
+        yield current()
+
+    with tenant_scope("globex"):
+        assert await coroutine() == "acme"
+        assert list(generator()) == ["acme"]
+        assert [tenant async for tenant in async_generator()] == ["acme"]
+        assert current() == "globex"
+
+
+@pytest.mark.parametrize("between", [lambda function: function, _logged])
+async def test_a_scope_on_top_of_contextmanager_binds_while_its_body_runs(between: Any) -> None:
+    seen: list[Any] = []
+
+    @tenant_scope("acme")
+    @between
+    @contextmanager
+    def block() -> Iterator[Any]:
+        yield current()
+        seen.append(current())
+
+    @tenant_scope("acme")
+    @between
+    @asynccontextmanager
+    async def async_block() -> AsyncIterator[Any]:
+        yield current()
+        seen.append(current())
+
+    with tenant_scope("globex"):
+        with block() as tenant:
+            assert (tenant, current()) == ("acme", "globex")
+
+        async with async_block() as tenant:
+            assert (tenant, current()) == ("acme", "globex")
+
+        assert block()(current)() == "globex"
+
+    assert seen == ["acme"] * 3
 
 
 # Leaving where one did not enter

@@ -8,6 +8,7 @@ import gc
 import inspect
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -423,6 +424,26 @@ def test_a_decorated_function_receives_its_session(
         "acme": [*doors.TEXTS["acme"], "by function", "by method"],
         "globex": [*doors.TEXTS["globex"], "by function"],
     }
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "_GeneratorContextManager"])
+def test_what_would_run_after_its_session_was_closed_is_refused(
+    engine: Engine, sessions: sessionmaker[Session], kind: str
+) -> None:
+    async def add(session: Session) -> None:
+        session.add(Note(text="never committed"))
+
+    @contextmanager
+    def adding(session: Session) -> Iterator[None]:
+        session.add(Note(text="never committed"))
+        yield
+
+    found = {"coroutine": lambda session: add(session), "_GeneratorContextManager": adding}[kind]
+    decorated = SessionScope("acme", sessions=sessions)(found)
+    with pytest.raises(TypeError, match=f"returned a {kind}, which would outlive its session"):
+        decorated()
+
+    assert stored(engine) == doors.TEXTS
 
 
 def test_a_decorated_generator_receives_its_session(

@@ -11,9 +11,10 @@ import logging
 import sys
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from contextlib import _AsyncGeneratorContextManager, _GeneratorContextManager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from types import FrameType, MappingProxyType
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType, MappingProxyType
 from typing import Any, Generic, TypeVar, cast
 
 from .errors import ConfigurationError, MalformedTenantError, MissingTenantContextError, refused
@@ -287,9 +288,11 @@ def decorated(function: Callable[..., Any], open_: Callable[[], Scope]) -> Calla
     def plain(*args: Any, **kwargs: Any) -> Any:
         scope = open_()
         try:
-            return function(*args, **kwargs)
+            found = function(*args, **kwargs)
         finally:
             scope.leave()
+
+        return _inside(found, scope) if type(found) in YET_TO_RUN else found
 
     return plain
 
@@ -301,7 +304,7 @@ def adecorated(
     if not is_async(function):
         raise TypeError(
             f"This scope decorates async functions only, and {function!r} is not one: "
-            "use its sync version."
+            "put it below other decorators, or use its sync version."
         )
 
     if inspect.isasyncgenfunction(body_of(function)):
@@ -334,6 +337,45 @@ def body_of(function: Any) -> Any:
     # Some objects, such as mocks, say themselves that they are coroutine functions.
     known = inspect.iscoroutinefunction(function)
     return function if known else getattr(function, "__call__", function)  # noqa: B004
+
+
+# What a plain function returns if it wraps a function of another kind, as `@contextmanager` does.
+YET_TO_RUN = frozenset(
+    {
+        CoroutineType,
+        GeneratorType,
+        AsyncGeneratorType,
+        _GeneratorContextManager,
+        _AsyncGeneratorContextManager,
+    }
+)
+
+
+def _inside(found: Any, scope: Scope) -> Any:
+    """What a call returned before its body has run: it runs in the call's scope."""
+
+    def body() -> Any:
+        return found
+
+    def open_() -> Scope:
+        return _again(scope)
+
+    async def aopen() -> Scope:
+        return _again(scope)
+
+    async def coroutine() -> Any:
+        return await found
+
+    if type(found) is GeneratorType:
+        return _stepwise(body, open_)()
+
+    if type(found) is AsyncGeneratorType:
+        return _astepwise(body, aopen)()
+
+    if type(found) is CoroutineType:
+        return adecorated(coroutine, aopen)()
+
+    return type(found)(decorated(found.func, open_), found.args, found.kwds)
 
 
 def _opened(scope: Scope) -> Scope:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from sqlalchemy.orm import Session
 
 from .context import (
+    YET_TO_RUN,
     Enterable,
     Scope,
     TenantContext,
@@ -31,6 +32,7 @@ from .context import (
     atenant_scope,
     body_of,
     decorated,
+    drop,
     is_async,
     on_function,
     tenant_scope,
@@ -312,7 +314,15 @@ def _with_session(
     @functools.wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
         with transaction() as session:
-            return function(*args, session=session, **kwargs)
+            found = function(*args, session=session, **kwargs)
+            if type(found) in YET_TO_RUN and not inspect.isgenerator(found):
+                drop(found)
+                raise TypeError(
+                    f"{function!r} returned a {type(found).__name__}, which would outlive its "
+                    "session: put the scope below other decorators."
+                )
+
+            return found
 
     return plain
 
