@@ -750,6 +750,14 @@ def test_a27_an_error_has_details_and_can_be_pickled_and_told(kind: Any) -> None
         }
 
 
+def test_a27_no_detail_stands_in_for_what_an_error_is() -> None:
+    error = CrossTenantAccessError("This Note belongs to 'globex'.", error="none", message="fine")
+    assert error.to_dict() == {
+        "error": "CrossTenantAccessError",
+        "message": "This Note belongs to 'globex'.",
+    }
+
+
 def test_a27_the_family_of_errors() -> None:
     assert issubclass(CrossTenantReferenceError, CrossTenantAccessError)
     assert issubclass(MalformedTenantError, ConfigurationError)

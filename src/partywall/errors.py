@@ -18,8 +18,9 @@ class TenancyError(Exception):
 
     def to_dict(self) -> dict[str, Any]:
         """For logs and tests. It may name two tenants, so it is not for an HTTP body."""
+        told = {"error": type(self).__name__, "message": str(self)}
         details = {name: _plain(value) for name, value in self.details.items()}
-        return {"error": type(self).__name__, "message": str(self), **details}
+        return told | details | told
 
 
 class MissingTenantContextError(TenancyError):
