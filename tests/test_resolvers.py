@@ -473,6 +473,9 @@ def test_a_verified_claim_names_the_tenant(request_: Any) -> None:
     for tenant in ("acme", "globex", 7):
         assert resolve(request_(authorization=_bearer({"tenant": tenant}))) == tenant
 
+    one = claim("tenant", pyjwt(KEY, algorithms="HS256"))
+    assert one(request_(authorization=_bearer({"tenant": "globex"}))) == "globex"
+
     lower = _bearer({"tenant": "acme"}).replace("Bearer", "bearer")
     assert resolve(request_(authorization=lower)) == "acme"
     assert resolve(request_()) is None
@@ -902,7 +905,8 @@ def test_one_cache_serves_several_loops() -> None:
 
 
 def test_a_cache_is_bounded_in_time_and_size() -> None:
-    for options in ({"ttl": 0}, {"ttl": -1}, {"size": 0}):
+    nan = float("nan")
+    for options in ({"ttl": 0}, {"ttl": -1}, {"ttl": nan}, {"size": 0}, {"size": nan}):
         with pytest.raises(ValueError, match="a ttl above 0 and a size of 1 or more"):
             cached(header("X-Api-Key"), Lookup(), **options)
 

@@ -184,7 +184,7 @@ def pyjwt(key: Any, *, algorithms: Iterable[str], **options: Any) -> Callable[[s
     """A `verify` for `claim`, by PyJWT (the extra `jwt`). Options are those of `jwt.decode`."""
     import jwt
 
-    allowed = list(algorithms)
+    allowed = [algorithms] if isinstance(algorithms, str) else list(algorithms)
     if not allowed or any(algorithm.lower() == "none" for algorithm in allowed):
         raise ConfigurationError("pyjwt() needs the algorithms you sign with, as in ['RS256'].")
 
@@ -242,7 +242,7 @@ def cached(find: ResolveTenant, lookup: Lookup, *, ttl: float = 60.0, size: int 
 
 class Cached:
     def __init__(self, find: ResolveTenant, lookup: Lookup, *, ttl: float, size: int) -> None:
-        if ttl <= 0 or size < 1:
+        if not (ttl > 0 and size >= 1):
             raise ValueError(
                 f"cached() needs a ttl above 0 and a size of 1 or more, got {ttl}, {size}."
             )
