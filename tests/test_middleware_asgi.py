@@ -577,6 +577,15 @@ def test_a28_there_is_no_other_choice(middleware: Any, choice: Any) -> None:
         middleware(tell, resolve_tenant=header("X-Tenant"), on_missing_tenant=choice)
 
 
+@pytest.mark.parametrize("middleware", [TenantSessionMiddleware, TenantSessionMiddlewareWSGI])
+@pytest.mark.parametrize("resolve", [None, "acme"])
+def test_a16_a_resolver_that_cannot_be_asked_is_refused_at_once(
+    middleware: Any, resolve: Any
+) -> None:
+    with pytest.raises(TypeError, match=f"resolve_tenant is a function, but got {resolve!r}"):
+        middleware(tell, resolve_tenant=resolve)
+
+
 async def test_a28_a_response_that_has_begun_is_not_answered_twice() -> None:
     async def app(request: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

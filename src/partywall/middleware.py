@@ -71,6 +71,9 @@ class TenantSessionMiddleware:
                 f"on_missing_tenant is 'defer', 'reject' or 'raise', but got {on_missing_tenant!r}."
             )
 
+        if not callable(resolve_tenant):
+            raise TypeError(f"resolve_tenant is a function, but got {resolve_tenant!r}.")
+
         self.app = app
         self.resolve_tenant = resolve_tenant
         self.on_missing_tenant = on_missing_tenant
