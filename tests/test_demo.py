@@ -58,6 +58,15 @@ def test_piped_it_is_plain_text_of_a_readable_width(report: str) -> None:
     assert max(map(len, report.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("columns", [66, 80, 200])
+def test_the_two_columns_fit_a_terminal(columns: int) -> None:
+    shown = _on_a_terminal(os.environ | {"NO_COLOR": "1", "COLUMNS": str(columns)})
+    halves = [line for line in shown.splitlines() if " | " in line]
+
+    assert len({line.index(" | ") for line in halves}) == 1
+    assert max(map(len, halves)) <= min(columns, 100)
+
+
 @pytest.mark.parametrize(
     ("variables", "coloured"),
     [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],

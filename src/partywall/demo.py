@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 import sys
 import textwrap
 from collections import Counter
@@ -40,7 +41,7 @@ _SEED = (
        (5, 'globex', 'C1', 700, 'open')""",
 )
 _STORED = "SELECT id, tenant_id, code, amount, status FROM invoice"
-_HALF = 45
+_HALF, _NARROWEST = 45, 30
 _BOLD, _DIM, _RED, _GREEN = "1", "2", "31", "32"
 
 Row = tuple[Any, ...]
@@ -206,12 +207,19 @@ def _source(mistake: Mistake) -> str:
 
 
 def _side_by_side(left: _Outcome, right: _Outcome, paint: Paint) -> None:
-    _line(("plain SQLAlchemy", _DIM), ("partywall", _DIM), paint)
-    _line(_verdict(left), _verdict(right), paint)
-    lines = [_folded(left), _folded(right)]
-    for ours, theirs in zip_longest(*lines, fillvalue=""):
-        new = theirs.strip() and theirs not in lines[0]
-        _line((ours, ""), (theirs, _GREEN if new else ""), paint)
+    columns = shutil.get_terminal_size((2 * _HALF + 6, 24)).columns
+    half = max(_NARROWEST, min(_HALF, (columns - 6) // 2))
+
+    def line(ours: tuple[str, str], theirs: tuple[str, str]) -> None:
+        padded = paint(ours[0].ljust(half), ours[1])
+        print(f"   {padded} | {paint(*theirs)}".rstrip())
+
+    line(("plain SQLAlchemy", _DIM), ("partywall", _DIM))
+    line(_verdict(left), _verdict(right))
+    plain, walled = _folded(left, half), _folded(right, half)
+    for ours, theirs in zip_longest(plain, walled, fillvalue=""):
+        new = theirs.strip() and theirs not in plain
+        line((ours, ""), (theirs, _GREEN if new else ""))
 
 
 def _verdict(outcome: _Outcome) -> tuple[str, str]:
@@ -221,17 +229,12 @@ def _verdict(outcome: _Outcome) -> tuple[str, str]:
     return f"ok    {outcome.verdict}", _GREEN
 
 
-def _line(left: tuple[str, str], right: tuple[str, str], paint: Paint) -> None:
-    padded = left[0].ljust(_HALF)
-    print(f"   {paint(padded, left[1])} | {paint(*right)}".rstrip())
-
-
-def _folded(outcome: _Outcome) -> list[str]:
+def _folded(outcome: _Outcome, width: int) -> list[str]:
     """The SQL, one clause to a line."""
     lines = []
     for statement in outcome.sql:
         for clause in re.split(r"(?<!DELETE) (?=(?:FROM|JOIN|SET|WHERE|AND) )", statement):
-            lines += textwrap.wrap(clause, _HALF, subsequent_indent="  ")
+            lines += textwrap.wrap(clause, width, subsequent_indent="  ")
 
     return lines
 
