@@ -27,6 +27,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import doors
 from doors import Note, count, stored, texts
 from partywall.context import (
+    Scope,
     active_scope,
     atenant_scope,
     bind_tenant,
@@ -559,6 +560,28 @@ def test_a_shared_scope_that_is_left_elsewhere_does_not_end_somebody_elses_sessi
     globex.run(scope.__exit__, None, None, None)
     acme.run(scope.__exit__, ValueError, ValueError("undo"), None)
     assert stored(engine) == doors.TEXTS
+
+
+@pytest.mark.parametrize("tenant", ["acme", None])
+def test_a_scope_with_sessions_leaves_nothing_to_the_garbage_collector(
+    sessions: sessionmaker[Session], tenant: Any
+) -> None:
+    def work() -> None:
+        with tenant_scope("globex"), SessionScope(tenant, sessions=sessions) as session:
+            list(session.scalars(texts()))
+
+    def alive() -> int:
+        return sum(isinstance(one, Scope) for one in gc.get_objects())
+
+    work()
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        work()
+        assert alive() == before
+    finally:
+        gc.enable()
 
 
 def test_one_scope_with_sessions_serves_many_threads(sessions: sessionmaker[Session]) -> None:

@@ -288,7 +288,8 @@ class _Work(Scope, Generic[_Transaction]):
     ) -> None:
         super().__init__(owner, context)
         self.transaction = transaction
-        self.bound = active_scope()
+        # Not itself, which only the garbage collector would find.
+        self.bound = active_scope() if context is None else None
 
     def again(self) -> Scope:
         """The session ends inside its tenant, in whatever context the scope is left."""
