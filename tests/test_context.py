@@ -29,6 +29,7 @@ from partywall.context import (
     atenant_scope,
     bind_tenant,
     current_tenant,
+    entered,
     tenant_scope,
     try_current_tenant,
     unscoped,
@@ -658,6 +659,25 @@ def test_memory_does_not_grow_with_scopes_left_out_of_order() -> None:
         scope, depth = scope.outer, depth + 1
 
     assert depth <= 2
+
+
+async def test_memory_does_not_grow_with_callbacks_that_follow_themselves() -> None:
+    loop = asyncio.get_running_loop()
+    seen: list[tuple[Any, int]] = []
+    done = loop.create_future()
+
+    def poll() -> None:
+        with tenant_scope("globex" if len(seen) % 2 else "acme") as context:
+            scope, depth = entered(), 0
+            while scope is not None:
+                scope, depth = scope.outer, depth + 1
+
+            seen.append((context.tenant_id, depth))
+            loop.call_soon(poll) if len(seen) < 100 else done.set_result(None)
+
+    poll()
+    await done
+    assert seen[-2:] == [("acme", 2), ("globex", 2)]
 
 
 # Unscoped

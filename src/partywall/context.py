@@ -107,6 +107,11 @@ class Scope:
         if entered() is self:
             try:
                 _current.reset(self.token)
+                # Copies of its context hold it: a callback that schedules itself would grow a chain.
+                del self.token
+                if self.context is not None:
+                    self.outer = None
+
                 return
 
             except ValueError:
