@@ -595,6 +595,28 @@ async def test_a28_a_response_that_has_begun_is_not_answered_twice() -> None:
         await asgi(walled(app), scope())
 
 
+async def test_a28_what_a_task_group_raises_is_answered_too() -> None:
+    async def app(request: Any, receive: Any, send: Any) -> None:
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(asyncio.to_thread(current_tenant))
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(asyncio.to_thread(current_tenant))
+
+        await tell(request, receive, send)
+
+    _is_problem(await asgi(walled(app), scope()), 400, "Bad Request")
+    assert (await asgi(walled(app), scope(tenant="globex"))).body == b"globex"
+
+
+async def test_a28_a_group_with_an_error_of_the_applications_own_stays_one() -> None:
+    async def app(request: Any, receive: Any, send: Any) -> None:
+        raise ExceptionGroup("two tasks", [MissingTenantContextError(), ValueError("its own")])
+
+    for tenant in (None, "acme", "globex"):
+        with pytest.raises(ExceptionGroup, match="two tasks"):
+            await asgi(walled(app), scope(tenant=tenant))
+
+
 async def test_d11_a_malformed_tenant_is_400_and_an_unknown_one_404() -> None:
     bodies = set()
     for tenant in ("acme,globex", "../globex", "a" * 129, "\u0430cme"):

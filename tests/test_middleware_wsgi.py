@@ -457,6 +457,20 @@ def test_a28_defer_lets_public_pages_pass_and_answers_400_when_a_tenant_is_neede
     _is_problem(wsgi(walled(tell), environ()), "400 Bad Request")
 
 
+def test_a28_what_a_task_group_raises_is_answered_too() -> None:
+    async def both() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.to_thread(current_tenant))
+            tasks.create_task(asyncio.to_thread(current_tenant))
+
+    def app(environ: Any, start_response: Any) -> Any:
+        asyncio.run(both())
+        return tell(environ, start_response)
+
+    _is_problem(wsgi(walled(app), environ()), "400 Bad Request")
+    assert wsgi(walled(app), environ(tenant="globex")).body == b"globex"
+
+
 def test_a28_a_body_that_needs_a_tenant_is_answered_before_its_first_chunk() -> None:
     closed = []
 

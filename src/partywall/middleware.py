@@ -11,7 +11,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextvars import copy_context
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from .context import Scope, TenantContext, TenantId, as_context, drop, without_tenant
 from .errors import (
@@ -36,6 +36,7 @@ Send = Callable[[Message], Awaitable[None]]
 StartResponse = Callable[..., Callable[[bytes], object]]
 
 _ANSWERED = (MissingTenantContextError, MalformedTenantError, UnknownTenantError)
+_RAISED = (*_ANSWERED, ExceptionGroup)
 _POLICY_VIOLATION = 1008
 _END: Any = object()
 
@@ -109,8 +110,9 @@ class TenantSessionMiddleware:
 
             scope = self._enter(found)
             await self.app(request, receive, answer)
-        except _ANSWERED as error:
-            if begun or self._raises(error):
+        except _RAISED as raised:
+            error = self._answerable(raised)
+            if begun or error is None:
                 raise
 
             await _refuse(error, request, send)
@@ -122,8 +124,9 @@ class TenantSessionMiddleware:
         answer = _Answer(self, environ, start_response)
         try:
             body = answer.context.run(self._begin, environ, answer.start)
-        except _ANSWERED as error:
-            if self._raises(error):
+        except _RAISED as raised:
+            error = self._answerable(raised)
+            if error is None:
                 raise
 
             return answer.refuse(error)
@@ -157,8 +160,18 @@ class TenantSessionMiddleware:
 
         return without_tenant(self)
 
-    def _raises(self, error: TenancyError) -> bool:
-        return self.on_missing_tenant == "raise" and isinstance(error, MissingTenantContextError)
+    def _answerable(self, raised: Exception) -> TenancyError | None:
+        """What the client is told of. A task group's errors are one if they are all of this kind."""
+        if isinstance(raised, ExceptionGroup) and raised.split(_ANSWERED)[1] is not None:
+            return None
+
+        while isinstance(raised, ExceptionGroup):
+            raised = raised.exceptions[0]
+
+        if self.on_missing_tenant == "raise" and isinstance(raised, MissingTenantContextError):
+            return None
+
+        return cast(TenancyError, raised)
 
 
 class TenantSessionMiddlewareWSGI(TenantSessionMiddleware):
@@ -242,8 +255,9 @@ class _Body:
             while (chunk := run(next, chunks, _END)) is not _END:
                 yield chunk
 
-        except _ANSWERED as error:
-            if self.answer.middleware._raises(error):
+        except _RAISED as raised:
+            error = self.answer.middleware._answerable(raised)
+            if error is None:
                 raise
 
             yield from self.answer.refuse(error)
