@@ -255,6 +255,15 @@ def test_an_error_in_a_block_that_saw_nothing_foreign_is_its_own(engine: Engine)
         raise ZeroDivisionError("mine")
 
 
+def test_a_block_is_not_blamed_for_what_an_earlier_one_saw(engine: Engine) -> None:
+    acme_alone = sees_only("acme")
+    with fails("a row of 'globex'"), acme_alone:
+        _as_globex(engine)
+
+    with acme_alone, tenant_scope("acme"), Session(engine) as session:
+        assert session.scalars(select(Book)).all()
+
+
 def test_after_the_block_nobody_looks(engine: Engine) -> None:
     with sees_only("acme"):
         pass

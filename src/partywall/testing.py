@@ -41,10 +41,10 @@ class sees_only:
     """Fail if the block is handed a row of another tenant, or leaves a tenant bound."""
 
     def __init__(self, tenant: TenantId | TenantContext, /) -> None:
-        self._watch = _Watch(as_context(tenant).tenant_id)
-        self._bound: list[Scope] = []
+        self._tenant = as_context(tenant).tenant_id
 
     def __enter__(self) -> None:
+        self._watch = _Watch(self._tenant)
         self._bound = list(_bound())
         _open.add(self._watch)
         _watches.set((*_watches.get(), self._watch))
