@@ -10,6 +10,7 @@ import wsgiref.simple_server
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 
 import httpx
@@ -72,8 +73,13 @@ def uvicorn_address(engine: Engine, tmp_path: Path) -> Iterator[str]:
     inner = Starlette(
         routes=[Route("/", read), Route("/stream", stream), WebSocketRoute("/talk", talk)]
     )
-    app = TenantSessionMiddleware(inner, resolve_tenant=header("X-Tenant"))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
+    walled = TenantSessionMiddleware(inner, resolve_tenant=header("X-Tenant"))
+    outside = Starlette(routes=[Route("/outside", read)])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await (outside if scope.get("path") == "/outside" else walled)(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
     left: list[Any] = []
 
     async def main() -> None:
@@ -97,6 +103,32 @@ def test_a17_under_uvicorn(uvicorn_address: str) -> None:
     with httpx.Client(base_url=uvicorn_address, timeout=30) as client:
         _hammer(lambda tenant, path: client.get(path, headers={"X-Tenant": tenant}))
         assert client.get("/", headers={"X-Tenant": "acme,globex"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        pytest.param(
+            "/outside",
+            marks=pytest.mark.xfail(
+                strict=True, reason="uvicorn hands the context of one request on"
+            ),
+        ),
+    ],
+)
+def test_a_pipelined_request_does_not_begin_as_the_tenant_of_the_one_before(
+    uvicorn_address: str, path: str
+) -> None:
+    first = b"GET / HTTP/1.1\r\nHost: test\r\nX-Tenant: acme\r\n\r\n"
+    second = f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode()
+    host, _, port = uvicorn_address.removeprefix("http://").partition(":")
+    with create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(first + second)
+        answers = b"".join(iter(lambda: connection.recv(65536), b"")).split(b"HTTP/1.1 ")[1:]
+
+    assert b"acme 1" in answers[0] and b"globex" not in answers[0]
+    assert answers[1].startswith(b"500") and b"acme" not in answers[1]
 
 
 def test_a17_websockets_under_uvicorn(uvicorn_address: str) -> None:

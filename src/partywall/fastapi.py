@@ -34,8 +34,10 @@ def tenant_session(
 
     `Annotated[AsyncSession, Depends(tenant_session(sessions), scope="function")]` commits before
     the client is answered; without that scope FastAPI commits after it, as streaming needs.
-    `resolve_tenant` is a dependency that gives the tenant; without it the middleware's stands. With
-    a plain sessionmaker the session is for `def` endpoints, and ends in the thread pool.
+    `resolve_tenant` is a dependency that gives the tenant; without it the middleware's stands. Add
+    the middleware all the same, `TenantSessionMiddleware` with `lambda request: None`: under uvicorn
+    a request may otherwise begin as the tenant of the last one on its connection. With a plain
+    sessionmaker the session is for `def` endpoints, and ends in the thread pool.
     """
 
     async def session() -> AsyncGenerator[Any]:

@@ -57,7 +57,8 @@ class TenantSessionMiddleware:
     answers 400 once it touches owned data, `"reject"` answers at once, `"raise"` raises.
 
     It answers what passes through it. Put it inside whatever turns exceptions into responses, as
-    Starlette's `add_middleware` does.
+    Starlette's `add_middleware` does, and around the whole application: what is outside of it may
+    begin as the tenant of the last request on the same connection (uvicorn).
     """
 
     def __init__(
