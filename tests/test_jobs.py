@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import Engine, event, select
+from sqlalchemy import Engine, event, select, union
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -210,8 +210,9 @@ ADDED = {tenant: [*rows, f"added for {tenant}"] for tenant, rows in doors.TEXTS.
         {"acme": 1, "globex": 2},
         [bind_tenant("acme", plan="gold"), "globex"],
         select(Tenant.name),
+        union(select(Tenant.name), select(Tenant.name)),
     ],
-    ids=["list", "twice", "dict", "contexts", "query"],
+    ids=["list", "twice", "dict", "contexts", "query", "union"],
 )
 def test_a_function_runs_once_for_every_tenant(
     engine: Engine, sessions: sessionmaker[Session], tenants: Any, concurrency: int
@@ -223,7 +224,14 @@ def test_a_function_runs_once_for_every_tenant(
 
 @pytest.mark.parametrize("concurrency", [1, 2, 5])
 @pytest.mark.parametrize(
-    "tenants", [["acme", "globex", "acme"], "stream", select(Tenant.name)], ids=str
+    "tenants",
+    [
+        ["acme", "globex", "acme"],
+        "stream",
+        select(Tenant.name),
+        union(select(Tenant.name), select(Tenant.name)),
+    ],
+    ids=range(4),
 )
 async def test_an_async_function_runs_once_for_every_tenant(
     engine: Engine,
@@ -244,6 +252,27 @@ async def test_an_async_function_runs_once_for_every_tenant(
     )
     assert found == {"acme": 4, "globex": 3}
     assert stored(engine) == ADDED
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_list_of_tenants_that_breaks_off_is_its_own_error_in_both_flavours(
+    engine: Engine,
+    sessions: sessionmaker[Session],
+    async_sessions: async_sessionmaker[AsyncSession],
+    concurrency: int,
+) -> None:
+    def broken() -> Iterator[str]:
+        yield from ["acme", "globex"]
+        raise OSError("the registry is away")
+
+    with pytest.raises(OSError, match="the registry is away"):
+        for_each_tenant(broken(), add, sessions=sessions, concurrency=concurrency)
+
+    assert stored(engine) == ADDED
+    with pytest.raises(OSError, match="the registry is away"):
+        await afor_each_tenant(broken(), aadd, sessions=async_sessions, concurrency=concurrency)
+
+    assert {name: len(rows) for name, rows in stored(engine).items()} == {"acme": 5, "globex": 4}
 
 
 def test_an_outer_tenant_is_not_used_nor_lost(sessions: sessionmaker[Session]) -> None:

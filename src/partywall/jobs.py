@@ -26,7 +26,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import CompoundSelect, Select
 from sqlalchemy.orm import Session
 
 from .context import TenantContext, TenantId, as_context, current_tenant, is_async, tenant_scope
@@ -41,6 +41,8 @@ from .scopes import AsyncSessionScope, SessionScope
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
+
+    Query = Select[Any] | CompoundSelect[Any]
 
 Tenant = TenantId | TenantContext
 Job = Mapping[str, Any]
@@ -75,7 +77,7 @@ def restore(job: Job | None) -> tenant_scope:
 
 
 def for_each_tenant(
-    tenants: Iterable[Tenant] | Select[Any],
+    tenants: Iterable[Tenant] | Query,
     function: Callable[[_S], _R],
     *,
     sessions: Callable[[], _S],
@@ -96,7 +98,7 @@ def for_each_tenant(
     if is_async(function):
         raise TypeError(f"{function!r} is async: use afor_each_tenant.")
 
-    if isinstance(tenants, Select):
+    if isinstance(tenants, (Select, CompoundSelect)):
         with sessions() as session:
             tenants = session.scalars(tenants).all()
 
@@ -123,7 +125,7 @@ def for_each_tenant(
 
 
 async def afor_each_tenant(
-    tenants: Iterable[Tenant] | AsyncIterable[Tenant] | Select[Any],
+    tenants: Iterable[Tenant] | AsyncIterable[Tenant] | Query,
     function: Callable[[_AS], Awaitable[_R]],
     *,
     sessions: Callable[[], _AS],
@@ -132,7 +134,7 @@ async def afor_each_tenant(
     progress: bool | None = None,
 ) -> dict[TenantId, _R]:
     """Async version of `for_each_tenant`; tasks instead of threads."""
-    if isinstance(tenants, Select):
+    if isinstance(tenants, (Select, CompoundSelect)):
         async with sessions() as session:
             tenants = (await session.scalars(tenants)).all()
 
@@ -155,12 +157,20 @@ async def afor_each_tenant(
 
     with _Round[_R](tenants, concurrency, journal, progress) as round_:
         free = asyncio.Semaphore(concurrency)
+        no_list: Exception | None = None
         async with asyncio.TaskGroup() as tasks:
-            async for tenant in _aiterate(tenants):
-                context = round_.todo(tenant)
-                if context is not None:
-                    await free.acquire()
-                    tasks.create_task(run(context))
+            try:
+                async for tenant in _aiterate(tenants):
+                    context = round_.todo(tenant)
+                    if context is not None:
+                        await free.acquire()
+                        tasks.create_task(run(context))
+
+            except Exception as error:  # noqa: BLE001 - raised when those who run are done
+                no_list = error
+
+        if no_list is not None:
+            raise no_list
 
     return round_.result()
 
