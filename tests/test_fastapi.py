@@ -21,7 +21,13 @@ from starlette.websockets import WebSocketDisconnect
 
 import doors
 from doors import Note, stored, texts
-from partywall.context import active_scope, atenant_scope, current_tenant, try_current_tenant
+from partywall.context import (
+    active_scope,
+    atenant_scope,
+    current_tenant,
+    tenant_scope,
+    try_current_tenant,
+)
 from partywall.errors import (
     CrossTenantAccessError,
     MissingTenantContextError,
@@ -454,6 +460,36 @@ async def test_a33_the_same_async() -> None:
     async with client(app) as http:
         for tenant, rows in list(doors.TEXTS.items()) * 5:
             assert (await http.get("/", headers=headers(tenant))).json() == rows
+
+
+@tenant_scope("globex")
+def _decorated() -> Iterator[str]:
+    for _ in range(3):
+        yield f"{current()};"
+
+
+def _inside() -> Iterator[str]:
+    with tenant_scope("globex"):
+        for _ in range(3):
+            yield f"{current()};"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _decorated,
+        pytest.param(
+            _inside,
+            marks=pytest.mark.xfail(strict=True, reason="each step runs in a context of its own"),
+        ),
+    ],
+)
+def test_a_sync_stream_keeps_the_tenant_that_it_binds(body: Any) -> None:
+    app = FastAPI()
+    app.add_middleware(TenantSessionMiddleware, resolve_tenant=header("X-Tenant"))
+    app.add_api_route("/", lambda: StreamingResponse(body()))
+    answer = TestClient(app).get("/", headers={"X-Tenant": "acme"})
+    assert answer.text == "globex;globex;globex;"
 
 
 def test_a_sync_dependency_that_binds_neither_raises_nor_leaves_a_tenant() -> None:
