@@ -12,9 +12,9 @@ import pytest
 import partywall
 
 WALL = [
-    *("canary", "context", "engines", "fragments", "froms", "mappers", "ownership", "pins"),
-    *("positions", "predicate", "rawsql", "references", "sessions", "texts", "tokens"),
-    *("upserts", "values", "wall"),
+    *("canary", "context", "engines", "fragments", "froms", "keys", "lookups", "mappers"),
+    *("ownership", "pins", "positions", "predicate", "rawsql", "references", "sessions"),
+    *("sources", "texts", "tokens", "upserts", "values", "wall"),
 ]
 # What only carries an async caller's scope.
 CARRIES = {"context"}

@@ -23,7 +23,7 @@ from sqlalchemy.engine.interfaces import CacheStats
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import langhelpers
 
-from . import canary, ownership, rawsql, references
+from . import canary, lookups, ownership, rawsql
 from .compilers import DDLCompiler, ExecutionContext
 from .context import Scope, active_scope, entered
 from .errors import TenancyError, UnscopedStatementError, refused
@@ -298,7 +298,7 @@ class _Execution(ExecutionContext):
             if compiled.needs_tenant:
                 pin_sessions(self.root_connection)
                 if compiled.references:
-                    references.check(self.root_connection, self)
+                    lookups.check(self.root_connection, self)
 
                 if compiled.spares_shared:
                     self._forget_shared()

@@ -1,27 +1,19 @@
-"""Foreign keys of owned rows point to rows of the same tenant.
+"""Foreign keys of owned rows point to rows of the same tenant: what a statement will write into them.
 
-What a statement will write is collected when it is compiled and looked up when it executes: one
-query per target table, none for rows that the session already holds. A key that points to no row at
-all is left to the database.
+It is collected when the statement is compiled; `lookups` looks it up when it executes. Where it cannot
+be told what a value will be, the statement is refused.
 """
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import math
-import uuid
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from sqlalchemy import Column, Integer, Table, bindparam, null, select, text, tuple_
-from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy import Column, Table, null, select, text
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import NoReferenceError
-from sqlalchemy.orm import Mapper
-from sqlalchemy.orm.exc import UnmappedColumnError
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import (
     BinaryExpression,
@@ -48,17 +40,13 @@ from sqlalchemy.sql.selectable import (
     SelectStatementGrouping,
     TextualSelect,
 )
-from sqlalchemy.types import NullType, TupleType, TypeDecorator, UserDefinedType
+from sqlalchemy.types import TypeDecorator, UserDefinedType
 
-from .context import Scope
 from .errors import CrossTenantReferenceError, refused
 from .fragments import adds_rows, only_modifies, texts_of
 from .froms import source
-from .ownership import Ownership, Path, mapper_of, owned, path_of
-from .pins import flush_of, key_in, leave, pin_of, resume, sessions_of
-from .predicate import column_in, condition, shows_shared_rows
-
-_CHUNK = 200
+from .ownership import Ownership, Path, owned, path_of
+from .predicate import column_in, shows_shared_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +57,14 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class _Constant:
+class Constant:
     value: Any
 
 
 UNKNOWN = object()
-_SAFE = _Constant("a row that the wall guards")
-KEPT = _Constant("what the changed row holds already")
-_Source = BindParameter[Any] | Given | _Constant
-# Types whose values are what they say: they cannot pretend to equal another key.
-_PLAIN = {int, str, bytes, uuid.UUID, decimal.Decimal, datetime.date, datetime.datetime}
+_SAFE = Constant("a row that the wall guards")
+KEPT = Constant("what the changed row holds already")
+Source = BindParameter[Any] | Given | Constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +78,7 @@ class Reference:
     table: Table
     path: Path
     required: bool
-    sources: tuple[tuple[_Source, ...], ...]
+    sources: tuple[tuple[Source, ...], ...]
     kept: Select[Any] | None
     comparable: bool
 
@@ -112,7 +98,7 @@ def references_in(
     rows = list(rows)
     for path in _paths(ownership):
         required = path in ownership.paths
-        sources: list[tuple[_Source, ...]] = []
+        sources: list[tuple[Source, ...]] = []
         for row in rows:
             values = _values_of(path, row, changed, dialect, required=required, adding=adding)
             if values:
@@ -173,13 +159,13 @@ def _left_out(column: Column[Any], dialect: Dialect) -> Any:
     """What the database writes into a column of a new row that nobody names."""
     default = column.server_default
     if default is None:
-        return UNKNOWN if _is_numbered(column, dialect) else null()
+        return UNKNOWN if is_numbered(column, dialect) else null()
 
     said = str(getattr(default, "arg", ""))
     return said if said.isdecimal() else UNKNOWN
 
 
-def _is_numbered(column: Column[Any], dialect: Dialect) -> bool:
+def is_numbered(column: Column[Any], dialect: Dialect) -> bool:
     """Whether the database may number a new row here, where nothing is said. SQLite always does."""
     if dialect.name == "sqlite":
         return column.primary_key and len(column.table.primary_key) == 1
@@ -213,200 +199,6 @@ def _conjuncts(where: Iterable[Any]) -> Iterator[Any]:
             yield clause
 
 
-def check(connection: Connection, context: Any) -> None:
-    """Refuse the statement that is about to run if it would point to another tenant's row."""
-    names = {bind.key: name for bind, name in context.compiled.bind_names.items()}
-    translated = context.execution_options.get("schema_translate_map")
-    options = {"schema_translate_map": translated} if translated else {}
-    rows = context.compiled_parameters
-    if context.rendered_rows:
-        rows = [early | late for early, late in zip(context.rendered_rows, rows, strict=True)]
-
-    for reference in context.compiled.references:
-        keys: set[tuple[Any, ...]] = set()
-        for sources in reference.sources:
-            places = [_place(source, names) for source in sources]
-            for row in rows:
-                key = tuple([row.get(name, default) for name, default in places])
-                if {*map(type, key)} != {int}:
-                    key = tuple(map(_sure, key, reference.path.remote))
-                    if any(value is None for value in key):
-                        # Partly NULL it refers to nothing, whatever the rest is.
-                        _refuse_nobodys(reference, key, connection.dialect)
-                        continue
-
-                    if any(value is UNKNOWN for value in key):
-                        raise refused(_cannot_tell(reference.table, reference.path))
-
-                    if any(value is KEPT for value in key):
-                        given = {bind: row[name] for bind, name in names.items() if name in row}
-                        keys.update(_completed(connection, reference, key, given, options))
-                        continue
-
-                keys.add(key)
-
-        if keys:
-            _look_up(connection, reference, keys, options)
-
-
-def _refuse_nobodys(reference: Reference, key: tuple[Any, ...], dialect: Dialect) -> None:
-    """Where the column must be there, the database says so."""
-    columns = zip(key, reference.path.local, strict=True)
-    empty = [column for value, column in columns if value is None]
-    left = [column for column in empty if column.nullable or _is_numbered(column, dialect)]
-    if reference.required and left:
-        raise refused(_belongs_to_nobody(reference))
-
-
-def _completed(
-    connection: Connection,
-    reference: Reference,
-    key: tuple[Any, ...],
-    given: dict[str, Any],
-    options: dict[str, Any],
-) -> Iterator[tuple[Any, ...]]:
-    """A key of which a part is set, with the rest that each of the changed rows holds."""
-    assert reference.kept is not None
-    for held in connection.execute(reference.kept, given, execution_options=options):
-        full = tuple(old if new is KEPT else new for new, old in zip(key, held, strict=True))
-        if not any(value is None for value in full):
-            yield full
-
-
-def _look_up(
-    connection: Connection,
-    reference: Reference,
-    keys: set[tuple[Any, ...]],
-    options: dict[str, Any],
-) -> None:
-    path = reference.path
-    # A row belongs only under its tenant's own rows; it may point to shared ones otherwise.
-    own = owned(path.parent) if reference.required else None
-    strict = own is not None and shows_shared_rows(own)
-    unknown = list(keys if strict else _not_held(connection, reference, keys))
-    for start in range(0, len(unknown), _CHUNK):
-        chunk = unknown[start : start + _CHUNK]
-        statement = _matching(path, chunk)
-        if strict and own is not None:
-            mine = condition(own, path.parent, connection.dialect, changing=True)
-            statement = statement.where(mine)
-
-        # The database says what a key finds: it may be written otherwise there, as "1" or "ab  ".
-        found = {tuple(row) for row in connection.execute(statement, execution_options=options)}
-        others = [key for key in chunk if not _is_plain(key) or key not in found]
-        if not others:
-            continue
-
-        with _unwalled(connection):
-            rows = connection.execute(_matching(path, others), execution_options=options)
-            foreign = any(tuple(row) not in found for row in rows)
-
-        if foreign:
-            raise refused(_points_away(reference))
-
-
-def _matching(path: Path, keys: list[tuple[Any, ...]]) -> Select[Any]:
-    """The rows that the keys point to, bound as the statement that writes them binds them."""
-    columns = path.remote
-    types = [
-        remote.type if isinstance(local.type, NullType) else local.type
-        for local, remote in zip(path.local, path.remote, strict=True)
-    ]
-    if len(columns) == 1:
-        bound = bindparam(None, [key[0] for key in keys], types[0], unique=True, expanding=True)
-        matching = columns[0].in_(bound)
-    else:
-        bound = bindparam(None, keys, TupleType(*types), unique=True, expanding=True)
-        matching = tuple_(*columns).in_(bound)
-
-    return select(*columns).select_from(path.parent).where(matching)
-
-
-@contextmanager
-def _unwalled(connection: Connection) -> Iterator[None]:
-    """Not `unscoped`: the developer did not ask for it, and the session stays as it is."""
-    link = leave(connection)
-    scope = Scope(None, None, "which references are foreign")
-    try:
-        yield
-    finally:
-        scope.leave()
-        resume(connection, link)
-
-
-def _not_held(
-    connection: Connection, reference: Reference, keys: set[tuple[Any, ...]]
-) -> Iterator[tuple[Any, ...]]:
-    """The keys of rows that the session neither loaded nor is about to add."""
-    path = reference.path
-    sessions = sessions_of(connection)
-    mine = pin_of(sessions[0]) if len(sessions) == 1 else None
-    mapper = mapper_of(path.parent)
-    if mine is None or mapper is None or not reference.comparable or not _names(path, mapper):
-        yield from keys
-        return
-
-    held, forged = sessions[0].identity_map, mine.forged or ()
-    written: dict[Any, Mapper[Any]] | None = None
-    for key in keys:
-        identity = mapper.identity_key_from_primary_key(key)
-        if identity in forged or not _is_plain(key):
-            yield key
-            continue
-
-        state = held.fast_get_state(identity)
-        # What has expired may have been deleted since, and its key given to another.
-        if state is not None and not state.expired and state.mapper.isa(mapper):
-            continue
-
-        written = _written(sessions[0], forged) if written is None else written
-        adds = written.get(identity[:2])
-        # Below a class, a concrete one has a table of its own.
-        if adds is None or path.parent not in adds.tables:
-            yield key
-
-
-def _names(path: Path, mapper: Mapper[Any]) -> bool:
-    """Whether a foreign key holds what a session knows the rows by.
-
-    That is a mapper's primary key, which need not be the table's, nor that of the table above it.
-    """
-    keys = (mapper.primary_key, path.remote)
-    with suppress(UnmappedColumnError):
-        names = [[mapper.get_property_by_column(c).key for c in columns] for columns in keys]
-        return names[0] == names[1]
-
-    return False
-
-
-def _is_plain(key: tuple[Any, ...]) -> bool:
-    return all(type(value) in _PLAIN for value in key)
-
-
-def _written(session: Any, forged: Container[Any]) -> dict[Any, Mapper[Any]]:
-    """What the flush adds, or gives another key. Outside of it, that is no proof of a row."""
-    found: dict[Any, Mapper[Any]] = {}
-    flush = flush_of(session)
-    states = {} if flush is None else flush.states
-    for state, (deleted, listed) in states.items():
-        if deleted or listed or state.key in forged or not _is_keyed(state):
-            continue
-
-        found[state.mapper.base_mapper.class_, key_in(state)] = state.mapper
-
-    return found
-
-
-def _is_keyed(state: Any) -> bool:
-    """Whether a flush gives an object its primary key, in an INSERT or an UPDATE."""
-    if state.key is None:
-        return True
-
-    # Set, but to what it is, it is not written.
-    names = state.mapper._primary_key_propkeys.intersection(state.committed_state)
-    return any(state.attrs[name].history.has_changes() for name in names)
-
-
 def _paths(ownership: Ownership) -> Iterator[Path]:
     yield from ownership.paths
     for constraint in ownership.table.foreign_key_constraints:
@@ -425,10 +217,10 @@ def _paths(ownership: Ownership) -> Iterator[Path]:
             yield path
 
 
-def _sources(values: list[Any], path: Path, ownership: Ownership) -> Iterator[tuple[_Source, ...]]:
+def _sources(values: list[Any], path: Path, ownership: Ownership) -> Iterator[tuple[Source, ...]]:
     found = [list(_origins(value, path)) for value in values]
     if any(not origins for origins in found):
-        raise refused(_cannot_tell(ownership.table, path))
+        raise refused(cannot_tell(ownership.table, path))
 
     safe_row = _is_one_row(values, path) and not (
         path in ownership.paths and _shows_shared_rows(path.parent)
@@ -436,7 +228,7 @@ def _sources(values: list[Any], path: Path, ownership: Ownership) -> Iterator[tu
     for sources in product(*found):
         safe = [source is _SAFE for source in sources]
         if any(safe) and not (all(safe) and safe_row):
-            raise refused(_cannot_tell(ownership.table, path))
+            raise refused(cannot_tell(ownership.table, path))
 
         if not any(safe):
             yield sources
@@ -463,14 +255,14 @@ def _shows_shared_rows(table: Table) -> bool:
     return ownership is not None and shows_shared_rows(ownership)
 
 
-def _origins(value: Any, path: Path) -> Iterator[_Source]:
+def _origins(value: Any, path: Path) -> Iterator[Source]:
     """Where an expression's value may come from; nothing if that cannot be told.
 
     What is UNKNOWN counts only beside parts of the key that are not NULL.
     """
     if value is UNKNOWN:
-        yield _Constant(UNKNOWN)
-    elif isinstance(value, (Given, _Constant)):
+        yield Constant(UNKNOWN)
+    elif isinstance(value, (Given, Constant)):
         yield value
     elif isinstance(value, BindParameter):
         # A type of the developer's own may write something else than it is given.
@@ -479,9 +271,9 @@ def _origins(value: Any, path: Path) -> Iterator[_Source]:
         ):
             yield value
     elif isinstance(value, Null):
-        yield _Constant(None)
+        yield Constant(None)
     elif not isinstance(value, ClauseElement):
-        yield _Constant(value)
+        yield Constant(value)
     elif isinstance(value, (Grouping, Label)):
         yield from _origins(value.element, path)
     elif isinstance(value, Case):
@@ -543,7 +335,7 @@ def _is_exact(part: Any) -> bool:
     )
 
 
-def _column_origins(column: Any, path: Path) -> Iterator[_Source]:
+def _column_origins(column: Any, path: Path) -> Iterator[Source]:
     bases = column.base_columns
     table = getattr(column, "table", None)
     if _is_from_text(column) or not (table is None or is_exact(source(table))):
@@ -563,7 +355,7 @@ def _is_from_text(column: Any) -> bool:
     )
 
 
-def _all_origins(values: list[Any], path: Path) -> Iterator[_Source]:
+def _all_origins(values: list[Any], path: Path) -> Iterator[Source]:
     found = [list(_origins(value, path)) for value in values]
     if found and all(found):
         yield from (source for origins in found for source in origins)
@@ -587,54 +379,7 @@ def _is_guarded(column: Any, path: Path) -> bool:
     )
 
 
-def _place(source: _Source, names: Mapping[str, str]) -> tuple[str, Any]:
-    """Under what name a row of parameters holds the value, and what it is if it does not."""
-    if source is KEPT:
-        return "", KEPT
-
-    if isinstance(source, _Constant):
-        return "", source.value
-
-    if isinstance(source, Given):
-        return source.key, None
-
-    # Without a name it was copied on the way, and what it holds now cannot be told.
-    return names.get(source.key, ""), UNKNOWN
-
-
-def _sure(value: Any, column: Column[Any]) -> Any:
-    """The very value that the database will compare and store, or UNKNOWN."""
-    if value is None or value is UNKNOWN or value is KEPT or not isinstance(column.type, Integer):
-        return value
-
-    if isinstance(value, int):
-        return int.__index__(value)
-
-    if isinstance(value, (float, decimal.Decimal)):
-        return value if math.isfinite(value) and value % 1 == 0 else UNKNOWN
-
-    return value if isinstance(value, str) and value.isdecimal() else UNKNOWN
-
-
-def _points_away(reference: Reference) -> CrossTenantReferenceError:
-    return CrossTenantReferenceError(
-        f"{_named(reference)} would point to a row of {reference.path.parent.name!r} that does not "
-        "belong to the current tenant. Point it to one of this tenant's rows.",
-        table=reference.table.name,
-        target=reference.path.parent.name,
-    )
-
-
-def _belongs_to_nobody(reference: Reference) -> CrossTenantReferenceError:
-    return CrossTenantReferenceError(
-        f"{_named(reference)} says whose the row is and cannot be empty. Point it to a row of "
-        f"{reference.path.parent.name!r}, or delete the row.",
-        table=reference.table.name,
-        target=reference.path.parent.name,
-    )
-
-
-def _cannot_tell(table: Table, path: Path) -> CrossTenantReferenceError:
+def cannot_tell(table: Table, path: Path) -> CrossTenantReferenceError:
     name = ", ".join(column.name for column in path.local)
     return CrossTenantReferenceError(
         f"{table.name}.{name} refers to {path.parent.name!r}, and where this value points "
@@ -642,8 +387,3 @@ def _cannot_tell(table: Table, path: Path) -> CrossTenantReferenceError:
         table=table.name,
         target=path.parent.name,
     )
-
-
-def _named(reference: Reference) -> str:
-    names = ", ".join(column.name for column in reference.path.local)
-    return f"{reference.table.name}.{names}"

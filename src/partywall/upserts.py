@@ -12,10 +12,11 @@ from sqlalchemy.sql.selectable import FromClause
 
 from .errors import UnscopedStatementError, refused
 from .fragments import upserts
+from .keys import is_written, items
 from .ownership import Ownership, column_of
 from .predicate import condition, may_collate, same_bytes
 from .texts import Criteria
-from .values import Values, is_written, items
+from .values import Values
 
 
 class Enclosed(Grouping[Any]):

@@ -6,13 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from sqlalchemy import Table, literal_column, select
-from sqlalchemy.dialects.mysql.dml import OnDuplicateClause
-from sqlalchemy.dialects.postgresql.operators import GETITEM
+from sqlalchemy import Table, select
 from sqlalchemy.engine import Dialect
-from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import (
-    BinaryExpression,
     BindParameter,
     Cast,
     ClauseElement,
@@ -21,22 +18,19 @@ from sqlalchemy.sql.elements import (
     Grouping,
     Label,
     Null,
-    Slice,
     TypeCoerce,
 )
 from sqlalchemy.sql.selectable import (
     CompoundSelect,
     FromClause,
-    Select,
-    SelectStatementGrouping,
-    TableClause,
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from .context import TenantId
 from .errors import CrossTenantAccessError, UnscopedStatementError, refused
-from .fragments import adds_rows, only_modifies, texts_of
+from .fragments import adds_rows, texts_of
 from .froms import leaves
+from .keys import Item, folded, means, named_by
 from .ownership import Ownership, column_of, same_name
 from .predicate import (
     TenantParameter,
@@ -47,17 +41,19 @@ from .predicate import (
     variant,
     written_parameter,
 )
-from .references import UNKNOWN, Given, Reference, is_exact, references_in
+from .references import UNKNOWN, Given, Reference, references_in
+from .sources import (
+    all_of,
+    columns_of,
+    updates_its_source,
+    with_derived_source,
+    with_first,
+    with_tenant_column,
+)
 from .texts import ROWS, Texts
 
 # What Alembic calls the copy that takes the place of a table on SQLite.
 _MIGRATED = "_alembic_tmp_"
-_SUBSCRIPTS = {
-    operators.getitem,
-    operators.json_getitem_op,
-    operators.json_path_getitem_op,
-    GETITEM,
-}
 _MYSQLS = frozenset({"_rowid"})
 _ROW_NUMBERS = {
     "sqlite": frozenset({"rowid", "oid", "_rowid_"}),
@@ -74,12 +70,6 @@ class Prepared:
 
     def _compile_state_factory(self, *_: Any, **__: Any) -> Any:
         return self._state
-
-
-class Item(Grouping[Any]):
-    """What the developer wrote in SET, and what must not set anything else."""
-
-    __visit_name__ = "partywall_item"
 
 
 class Values(Texts):
@@ -131,14 +121,14 @@ class Values(Texts):
         if ownership is not None:
             self.refuse_replacing(state.statement, ownership)
             selected, named = state.statement.select, state.statement._select_names
-            if _updates_its_source(state.statement):
-                state.statement = _with_derived_source(state.statement)
+            if updates_its_source(state.statement):
+                state.statement = with_derived_source(state.statement)
 
             if ownership.column is not None:
                 self._stamp(state, ownership)
             elif isinstance(selected, CompoundSelect):
                 state.statement = state.statement._clone()
-                state.statement.select = _all_of(selected)
+                state.statement.select = all_of(selected)
 
             self._write_inserted_references(state, ownership, selected, named)
 
@@ -165,7 +155,7 @@ class Values(Texts):
         statement = state.statement
         column = column_of(statement.table, ownership)
         if column is None:
-            statement = state.statement = _with_tenant_column(statement, ownership)
+            statement = state.statement = with_tenant_column(statement, ownership)
             column = column_of(statement.table, ownership)
 
         if statement._select_names:
@@ -206,7 +196,7 @@ class Values(Texts):
             return
 
         type_ = ownership.column.type
-        keys = [key for key in values if _means(key, column, table, main)]
+        keys = [key for key in values if means(key, column, table, main)]
         for key in keys:
             value = _bare(values[key])
             if not isinstance(value, ClauseElement):
@@ -224,7 +214,7 @@ class Values(Texts):
         if keys:
             return
 
-        stated = given and any(_means(key, column, table, True) for key in self.column_keys or ())
+        stated = given and any(means(key, column, table, True) for key in self.column_keys or ())
         if adding and not stated and self.stack:
             # In a CTE: the statement around it may write a parameter of the column's name.
             values[column.key] = written_parameter(type_)
@@ -258,11 +248,11 @@ class Values(Texts):
         type_: Any = ownership.type
         parameter = written_parameter(type_)
         inner = statement.select
-        places = [place for place, name in enumerate(names) if _means(name, column, None, True)]
+        places = [place for place, name in enumerate(names) if means(name, column, None, True)]
         if not places:
             # In front, where no text comes before it.
             names.insert(0, column.key)
-            statement.select = _with_first(parameter, inner)
+            statement.select = with_first(parameter, inner)
         else:
             chosen: list[Any] = list(inner.subquery().c)
             if len(chosen) != len(names):
@@ -304,7 +294,9 @@ class Values(Texts):
         statement = state.statement
         rows: Sequence[Mapping[Any, Any]]
         if named:
-            rows = [dict(zip(named, columns, strict=True)) for columns in _columns(selected, named)]
+            rows = [
+                dict(zip(named, columns, strict=True)) for columns in columns_of(selected, named)
+            ]
         elif state._has_multi_parameters:
             rows = state._multi_parameters
         else:
@@ -341,17 +333,17 @@ class Values(Texts):
             for text in (text for value in filled.values() for text in _texts_in(value)):
                 self.refuse_listing(text)
 
-        parameters = {_folded(key, table): Given(key) for key in keys}
+        parameters = {folded(key, table): Given(key) for key in keys}
         odd = [c.name.casefold() for c in table.c if _writes_otherwise(c, ownership)]
         by_name = []
         for place, row in enumerate(rows):
             values: dict[str, Any] = _of_row(filled, place) | parameters
             for key, value in row.items():
-                if _key(key) is None:
+                if named_by(key) is None:
                     continue
 
                 if isinstance(key, str) or main or hash(key.table) == hash(table):
-                    values[_folded(key, table)] = value
+                    values[folded(key, table)] = value
 
             self._refuse_row_numbers(ownership, values)
             by_name.append(values | {name: UNKNOWN for name in odd if name in values})
@@ -405,153 +397,6 @@ class Values(Texts):
                     table=ownership.table.name,
                 )
             )
-
-
-def _with_first(parameter: TenantParameter, selected: Any) -> Select[Any]:
-    """A SELECT of the tenant and of what the developer selects."""
-    if isinstance(selected, Select) and _may_be_extended(selected):
-        extended: Select[Any] = selected.add_columns(parameter)
-        extended._raw_columns.insert(0, extended._raw_columns.pop())
-        return extended
-
-    return _all_of(selected, parameter)
-
-
-def _may_be_extended(selected: Select[Any]) -> bool:
-    """Whether one more column in front changes nothing: no text before it, no column by number."""
-    clauses = (*selected._group_by_clauses, *selected._order_by_clauses)
-    texts = [text for clause in clauses for text in texts_of(clause)]
-    return not any(re.search(r"(?:^|,)\s*\d", text) for text in texts) and all(
-        only_modifies(str(prefix)) for prefix, _ in selected._prefixes
-    )
-
-
-def _all_of(selected: Any, *first: Any) -> Select[Any]:
-    rows = selected.subquery("partywall_rows")
-    return select(*first, literal_column("partywall_rows.*")).select_from(rows)
-
-
-def _columns(selected: Any, named: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """The columns that an INSERT FROM SELECT writes, for each SELECT of a UNION."""
-    while isinstance(selected, SelectStatementGrouping):
-        selected = selected.element
-
-    if isinstance(selected, CompoundSelect):
-        for member in selected.selects:
-            yield from _columns(member, named)
-
-        return
-
-    columns = list(selected._all_selected_columns) if isinstance(selected, Select) else []
-    texts = [text for column in columns for text in texts_of(column)]
-    aligned = len(columns) == len(named) and not any("," in text for text in texts)
-    yield columns if aligned and is_exact(selected) else [UNKNOWN] * len(named)
-
-
-def _with_tenant_column(statement: Any, ownership: Ownership) -> Any:
-    """An INSERT through a construct of the table that lacks the column, such as `table("orders")`."""
-    known = statement.table
-    statement = statement._clone()
-    if isinstance(known, Table):
-        # Only a whole table knows its primary key and its defaults.
-        statement.table = ownership.table
-    else:
-        columns = (ColumnClause(c.name, c.type) for c in (*known.c, ownership.column))
-        statement.table = TableClause(known.name, *columns, schema=known.schema)
-
-    return statement
-
-
-def _updates_its_source(statement: Any) -> bool:
-    """Whether ON DUPLICATE KEY UPDATE would find each of the table's columns twice."""
-    return (
-        isinstance(statement._post_values_clause, OnDuplicateClause)
-        and isinstance(statement.select, Select)
-        and any(
-            hash(leaf) == hash(statement.table)
-            for from_ in statement.select.get_final_froms()
-            for leaf in leaves(from_)
-        )
-    )
-
-
-def _with_derived_source(statement: Any) -> Any:
-    statement = statement._clone()
-    statement.select = select(*statement.select.subquery().c)
-    return statement
-
-
-def _means(key: Any, column: ColumnClause[Any], table: FromClause | None, main: bool) -> bool:
-    """Whether a key of VALUES or SET is the tenant column."""
-    key = _key(key)
-    if key is None:
-        return False
-
-    if isinstance(key, str):
-        return main and (same_name(key, column.key) or same_name(key, column.name))
-
-    if not same_name(key.name, column.name):
-        return False
-
-    return main or key.table is None or hash(key.table) == hash(table)
-
-
-def _folded(key: Any, table: FromClause) -> str:
-    """The name in the database that a key of VALUES or SET means."""
-    if isinstance(key, str):
-        key = table.c.get(key, key)
-
-    name: str = key if isinstance(key, str) else key.name
-    return name.casefold()
-
-
-def items(values: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The values of a SET, each in its place."""
-    return {
-        key: Item(value.self_group()) if is_written(value) else value
-        for key, value in values.items()
-    }
-
-
-def is_written(value: Any) -> bool:
-    """Whether it becomes SQL of its own, and not a parameter."""
-    return isinstance(value, ClauseElement) and not isinstance(value, BindParameter)
-
-
-def _is_part(key: Any) -> bool:
-    """Whether a key of SET is a part of a column, such as an array's element."""
-    return (
-        isinstance(key, BinaryExpression)
-        and key.operator in _SUBSCRIPTS
-        and (isinstance(key.left, ColumnClause) or _is_part(key.left))
-        and all(
-            isinstance(part, (BindParameter, Null, Slice)) for part in visitors.iterate(key.right)
-        )
-    )
-
-
-def _key(key: Any) -> Any:
-    """The column that a key of SET names; None for a part of one."""
-    if _is_part(key):
-        return None
-
-    if not isinstance(key, (str, ColumnClause)):
-        raise refused(
-            UnscopedStatementError(
-                "What this statement sets is an expression, and which column it is cannot be told. "
-                "Name the column."
-            )
-        )
-
-    name = key if isinstance(key, str) else key.name
-    if getattr(name, "quote", None) is False and not name.isidentifier():
-        raise refused(
-            UnscopedStatementError(
-                "A column's name that goes unquoted may hold letters, digits and _ only."
-            )
-        )
-
-    return key
 
 
 def _of_row(filled: dict[str, Any], place: int) -> dict[str, Any]:

@@ -29,11 +29,12 @@ from sqlalchemy.sql.selectable import FromClause, FromGrouping, Join, TableClaus
 from .errors import UnscopedStatementError, refused
 from .fragments import selects_again
 from .froms import leaves, source
+from .keys import items
 from .ownership import Ownership, column_of
 from .predicate import Bytes, TenantParameter, absent, condition, shows_shared_rows
 from .texts import CRITERION, Criteria
 from .upserts import Upserts
-from .values import Prepared, items
+from .values import Prepared
 
 # Stands behind a criterion until its SELECT is complete; no database takes it for SQL.
 _END = "\0\0"
