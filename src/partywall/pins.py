@@ -103,7 +103,7 @@ def follow(session: Session, transaction: SessionTransaction, connection: Any) -
 
     connection._partywall_sessions = (*links, weakref.ref(session))
     held = session.identity_map
-    if len(held) and isinstance(held, Pinned) and not is_used(session):
+    if isinstance(held, Pinned) and held._dict and not is_used(session):
         held.doubt_kept()
 
 
