@@ -2999,6 +2999,38 @@ if SERIES >= (2, 1):
     def a_syntax_extension_of_a_delete_goes_on_with_the_condition(session: Session) -> Any:
         return session.execute(delete(P).ext(Or()))
 
+    class Behind(SyntaxExtension, ClauseElement):
+        inherit_cache = False
+        _traverse_internals: ClassVar[Any] = []
+
+        def __init__(self, said: str) -> None:
+            self.said = text(said)
+
+        def apply_to_insert(self, insert_stmt: Any) -> None:
+            insert_stmt.apply_syntax_extension_point(lambda old: [*old, self.said], "post_values")
+
+    @attack(refused=THERE, on=EVERYWHERE)
+    def a_syntax_extension_overwrites_a_foreign_row(session: Session) -> Any:
+        return session.execute(insert(P).values(id=2, code="A").ext(Behind(_clash(session))))
+
+    @attack(refused=THERE)
+    def a_syntax_extension_behind_an_upsert_overwrites_a_foreign_row(session: Session) -> Any:
+        upsert = sqlite.insert(P).values(id=2, code="A").on_conflict_do_nothing(["tenant_id"])
+        return session.execute(upsert.ext(Behind(_clash(session))))
+
+    @attack
+    def a_second_clash_is_with_a_foreign_row(session: Session) -> Any:
+        upsert = sqlite.insert(P).values(id=2, code="A").returning(P.c.code)
+        for _ in range(2):
+            upsert = upsert.on_conflict_do_update(index_elements=["id"], set_={"code": "x"})
+
+        return session.execute(upsert).all()
+
+    @attack(on="mariadb")
+    def an_upsert_with_a_syntax_extension_returns_a_foreign_row(session: Session) -> Any:
+        upsert = mysql.insert(P).values(id=2, code="x").on_duplicate_key_update(code="x")
+        return session.execute(upsert.ext(Behind("")).returning(P.c.code)).all()
+
     @attack
     def a_view_holds_the_rows_of_its_maker(session: Session) -> Any:
         with tenant_scope("globex"), Session(session.get_bind()) as other:

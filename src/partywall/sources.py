@@ -76,7 +76,7 @@ def with_tenant_column(statement: Any, ownership: Ownership) -> Any:
 def updates_its_source(statement: Any) -> bool:
     """Whether ON DUPLICATE KEY UPDATE would find each of the table's columns twice."""
     return (
-        isinstance(statement._post_values_clause, OnDuplicateClause)
+        updates_duplicates(statement)
         and isinstance(statement.select, Select)
         and any(
             hash(leaf) == hash(statement.table)
@@ -84,6 +84,13 @@ def updates_its_source(statement: Any) -> bool:
             for leaf in leaves(from_)
         )
     )
+
+
+def updates_duplicates(statement: Any) -> bool:
+    """Whether a statement has MySQL's ON DUPLICATE KEY UPDATE."""
+    clause = getattr(statement, "_post_values_clause", None)
+    # From SQLAlchemy 2.1 on there may be several clauses.
+    return any(isinstance(c, OnDuplicateClause) for c in getattr(clause, "clauses", (clause,)))
 
 
 def with_derived_source(statement: Any) -> Any:

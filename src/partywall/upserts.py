@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy import case, literal_column
 from sqlalchemy.dialects.mysql.base import MySQLDialect
-from sqlalchemy.dialects.mysql.dml import OnDuplicateClause
 from sqlalchemy.sql.elements import BindParameter, ColumnElement, Grouping, Label, TextClause
 from sqlalchemy.sql.selectable import FromClause
 
@@ -15,6 +14,7 @@ from .fragments import upserts
 from .keys import is_written, items
 from .ownership import Ownership, column_of
 from .predicate import condition, may_collate, same_bytes
+from .sources import updates_duplicates
 from .texts import Criteria
 from .values import Values
 
@@ -105,8 +105,7 @@ class Upserts(Values):
 
     def returning_clause(self, stmt: Any, *args: Any, **kw: Any) -> str:
         """MariaDB returns the row that ON DUPLICATE KEY UPDATE has met, and has left alone."""
-        upsert = isinstance(getattr(stmt, "_post_values_clause", None), OnDuplicateClause)
-        ownership = self.owned(stmt.table) if upsert else None
+        ownership = self.owned(stmt.table) if updates_duplicates(stmt) else None
         if ownership is not None:
             self._shown = condition(ownership, stmt.table, self.dialect)
 

@@ -886,6 +886,22 @@ def upsert_that_does_nothing_for_one(session: Any, m: Any) -> Any:
     )
 
 
+@WRITES(only="sqlite", series=(2, 1))
+def upsert_that_says_what_to_do_about_each_key(session: Any, m: Any) -> Any:
+    statement = sqlite_insert(m.Customer).values(
+        [
+            {"id": 1, "name": "up", "email": "new@example.com"},
+            {"id": 77, "name": "up", "email": "ada@example.com"},
+            {"id": 78, "name": "up", "email": "spy@example.com"},
+        ]
+    )
+    session.execute(
+        statement.on_conflict_do_update(index_elements=["id"], set_={"name": "by id"})
+        .on_conflict_do_update(index_elements=["tenant_id", "email"], set_={"name": "by email"})
+        .on_conflict_do_nothing()
+    )
+
+
 @WRITES(only="sqlite postgresql", changes=False)
 def upsert_of_a_secondary(session: Any, m: Any) -> Any:
     session.execute(
