@@ -1,7 +1,7 @@
 """Foreign keys of owned rows point to rows of the same tenant: whose rows those are.
 
 What `references` has collected is looked up when a statement executes: one query per target table, none
-for rows that the session already holds. A key that points to no row at all is left to the database.
+for rows that the transaction has loaded. A key that points to no row at all is left to the database.
 """
 
 from __future__ import annotations
