@@ -25,7 +25,7 @@ from sqlalchemy import (
     table,
 )
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import NoReferencedTableError
+from sqlalchemy.exc import ArgumentError, NoReferencedTableError
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -539,6 +539,35 @@ def test_half_written_models_do_not_stand_in_the_way_of_the_others(engine: Engin
         with tenant_scope(tenant), engine.connect() as connection:
             assert connection.execute(select(link)).all() == [(key, key)]
             assert connection.execute(select(Below.right_id)).all() == [(key,)]
+
+
+def test_a_class_that_was_mapped_twice_and_disposed_of_is_not_in_the_way(engine: Engine) -> None:
+    class Twice:
+        pass
+
+    class OwnBase(DeclarativeBase):
+        pass
+
+    first, second = registry(), registry()
+    table = Table("twice", MetaData(), Column("id", Integer, primary_key=True))
+    first.map_imperatively(Twice, table)
+    with pytest.raises(ArgumentError, match="already has a primary mapper"):
+        second.map_imperatively(Twice, table)
+
+    # An object keeps what SQLAlchemy knows of its class.
+    kept = Twice()
+    first.dispose()
+
+    @tenant_aware
+    class Note(OwnBase):
+        __tablename__ = "notes_beside_a_class_disposed_of"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        tenant_id: Mapped[str]
+        name: Mapped[str]
+
+    add_one_each(engine, Note)
+    assert names_by_tenant(engine, Note) == EACH_ITS_OWN
+    del kept
 
 
 def test_an_association_belongs_also_to_a_parent_that_is_marked_later(engine: Engine) -> None:

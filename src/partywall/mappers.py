@@ -21,8 +21,10 @@ def known_mappers() -> Iterator[Mapper[Any]]:
         # By reference: a class is added before SQLAlchemy takes the lock.
         for reference in known._managers.keyrefs():
             manager = reference()
-            if manager is not None and manager.is_mapped:
-                yield manager.mapper
+            mapper = None if manager is None else vars(manager).get("mapper")
+            # A class disposed of has none; it is still listed where it was mapped a second time.
+            if mapper is not None:
+                yield mapper
 
 
 def secondaries(mapper: Mapper[Any]) -> Iterator[Table]:
