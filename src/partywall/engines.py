@@ -246,22 +246,9 @@ class _Execution(ExecutionContext):
             # By something else than this connection, for another scope, or to be looked at.
             compiled, extracted = _compiled_again(compiled, statement, dialect), None
 
-        # Spelled out: to hand on `**kwargs` costs more than all the rest of this.
+        # From SQLAlchemy 2.1 on. Not `**kwargs`: to hand them on costs more than all the rest of this.
+        more = () if param_dict is None else (param_dict,)
         try:
-            if param_dict is None:
-                return super()._init_compiled(
-                    dialect,
-                    connection,
-                    dbapi_connection,
-                    options,
-                    compiled,
-                    parameters,
-                    statement,
-                    extracted,
-                    cache_hit,
-                )
-
-            # From SQLAlchemy 2.1 on.
             return super()._init_compiled(
                 dialect,
                 connection,
@@ -272,7 +259,7 @@ class _Execution(ExecutionContext):
                 statement,
                 extracted,
                 cache_hit,
-                param_dict,
+                *more,
             )
         except TenancyError as error:
             return _Refused(error)
