@@ -8,6 +8,7 @@ a table that is marked later gets fresh copies.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from .errors import TenancyError, UnscopedStatementError, refused
 from .ownership import hides, lock, marks, on_first_mark, owned_names
 from .pins import forget_shared, pin_sessions
 from .positions import tables_in
+from .predicate import scope_now
 from .texts import ReadOnly, only_reads, plainly_named, raw_sql
 from .wall import Wall
 
@@ -56,11 +58,15 @@ def _current_dialect(connection: Any) -> Any:
     copies: _Copies | None = connection._partywall_copies
     if copies is None or copies.epoch != ownership.epoch:
         dialect = connection.engine.dialect
-        if not isinstance(dialect.statement_compiler, type):
-            # A stand-in, as tests have it: it compiles nothing.
-            return dialect
+        copies = dialect.__dict__.get(_COPIES)
+        if copies is None or copies.epoch != ownership.epoch:
+            if not isinstance(dialect.statement_compiler, type):
+                # A stand-in, as tests have it: it compiles nothing.
+                return dialect
 
-        copies = connection._partywall_copies = _copies_of(dialect)
+            copies = _copies_of(dialect)
+
+        connection._partywall_copies = copies
 
     scope = entered()
     if scope is None or (scope.context is not None and not scope.over):
@@ -72,11 +78,6 @@ def _current_dialect(connection: Any) -> Any:
         return copies.walled
 
     return copies.writing if scope.write else copies.reading
-
-
-def _keep_copies(connection: Any, dialect: Any) -> None:
-    """SQLAlchemy sets the engine's on every connection that it makes."""
-    connection._partywall_copies = dialect.__dict__.get(_COPIES)
 
 
 _WITH_A_BODY = re.compile(r"\bcreate\s+(?:or\s+replace\s+)?(?:function|procedure)\b", re.IGNORECASE)
@@ -92,7 +93,9 @@ def _install() -> None:
     # Connections that are already open have it too. A listener for `before_execute` would do it as
     # well, but then SQLAlchemy serves all of its events, for a tenth of a short query's time.
     setattr(Connection, "_partywall_copies", None)  # noqa: B010
-    setattr(Connection, "dialect", property(_current_dialect, _keep_copies))  # noqa: B010
+    # SQLAlchemy sets the engine's on every connection that it makes: `is_` does nothing, and quickly.
+    unset: Any = operator.is_
+    setattr(Connection, "dialect", property(_current_dialect, unset))  # noqa: B010
     # A warning names the application's line: SQLAlchemy passes over its own modules and Alembic's.
     passed_over = langhelpers._not_sa_pattern.pattern
     langhelpers._not_sa_pattern = re.compile(rf"{passed_over}|^partywall\.")
@@ -160,7 +163,6 @@ def _dialect_class(
         "execution_ctx_cls": property(attrgetter(_CONTEXT), _set_context, _reset_context),
         _CONTEXT: context,
         "ddl_compiler": property(lambda _: ddl),
-        "_deliver_insertmanyvalues_batches": _batches(plain),
         "__module__": plain.__module__,
     }
     return type(plain.__name__, (plain,), own)
@@ -182,19 +184,16 @@ def _reset_context(dialect: Any) -> None:
     vars(dialect).pop(_CONTEXT, None)
 
 
-def _batches(base: type[Any]) -> Any:
-    def batches(self: Any, *args: Any) -> Iterator[Any]:
-        made: Iterator[Any] = base._deliver_insertmanyvalues_batches(self, *args)
-        return _noted(made, args[-1]) if _WATCHED in vars(self) else made
+def _noting(deliver: Any) -> Any:
+    """For the events, which see one batch of an INSERT of many rows at a time."""
+
+    def batches(*args: Any) -> Iterator[Any]:
+        context = args[-1]
+        for batch in deliver(*args):
+            context.batch = (batch.replaced_statement, batch.replaced_parameters)
+            yield batch
 
     return batches
-
-
-def _noted(batches: Iterator[Any], context: Any) -> Iterator[Any]:
-    """For the events, which see one batch at a time."""
-    for batch in batches:
-        context.batch = (batch.replaced_statement, batch.replaced_parameters)
-        yield batch
 
 
 def _twin(dialect: Any, cls: type[Any]) -> Any:
@@ -242,14 +241,20 @@ class _Execution(ExecutionContext):
     ) -> Any:
         # Asked for again: compiling it may have found another table to be owned.
         dialect = connection.dialect
-        if compiled.dialect is not dialect or not _may_run(compiled, dialect):
+        walled = isinstance(compiled, Wall)
+        if (
+            compiled.dialect is not dialect
+            or type(compiled) is not dialect.statement_compiler
+            or (walled and compiled.holds_tenant)
+        ):
             # By something else than this connection, for another scope, or to be looked at.
             compiled, extracted = _compiled_again(compiled, statement, dialect), None
+            walled = isinstance(compiled, Wall)
 
         # From SQLAlchemy 2.1 on. Not `**kwargs`: to hand them on costs more than all the rest of this.
         more = () if param_dict is None else (param_dict,)
         try:
-            return super()._init_compiled(
+            context = super()._init_compiled(
                 dialect,
                 connection,
                 dbapi_connection,
@@ -264,46 +269,64 @@ class _Execution(ExecutionContext):
         except TenancyError as error:
             return _Refused(error)
 
+        if (
+            walled
+            and not compiled.needs_look
+            and not connection._has_events
+            and not connection.engine._has_events
+        ):
+            return context
+
+        return _looked_at(context)
+
+    @classmethod
+    def _init_statement(cls, *args: Any) -> Any:
+        return _looked_at(super()._init_statement(*args))
+
+    @classmethod
+    def _init_ddl(cls, *args: Any) -> Any:
+        return _looked_at(super()._init_ddl(*args))
+
     def create_cursor(self) -> Any:
         """Runs when the parameters are complete, and before their values meet the driver's types."""
         compiled = self.compiled
         if isinstance(compiled, Wall) and compiled.needs_tenant:
-            compiled.bind_tenant(self.compiled_parameters)
+            scope = entered()
+            if scope is None or scope.over or scope.context is None:
+                scope = scope_now()
+
+            compiled.bind_tenant(self.compiled_parameters, scope)
+            pin_sessions(self.root_connection, scope)
             if compiled.references and compiled.literal_execute_params:
                 # These leave the parameters before references are checked.
                 self.rendered_rows = [dict(row) for row in self.compiled_parameters]
 
         return super().create_cursor()
 
-    def pre_exec(self) -> None:
+    def look(self) -> None:
         """The last look, at what is about to reach the driver."""
-        compiled = self.compiled
+        compiled, connection = self.compiled, self.root_connection
         if isinstance(compiled, Wall):
             if compiled.schema_translate_map:
                 self._refuse_hidden_schemas()
 
-            if compiled.needs_tenant:
-                pin_sessions(self.root_connection)
-                if compiled.references:
-                    lookups.check(self.root_connection, self)
+            if compiled.references:
+                lookups.check(connection, self)
 
-                if compiled.spares_shared:
-                    self._forget_shared()
+            if compiled.spares_shared:
+                self._forget_shared()
 
-            elif compiled.without_tenant:
+            if compiled.without_tenant and not compiled.needs_tenant:
                 self._refuse_foreign(self.statement)
         else:
             if compiled is not None:
-                pin_sessions(self.root_connection)
+                pin_sessions(connection, active_scope())
 
             if not isinstance(compiled, SQLCompiler):
                 self._refuse_foreign(self.statement)
 
-        connection = self.root_connection
         if connection._has_events or connection.engine._has_events:
             _watch(connection.engine.dialect)
-
-        super().pre_exec()
 
     def _refuse_hidden_schemas(self) -> None:
         # Put into the finished SQL; without quotes it may be anything.
@@ -348,11 +371,20 @@ class _Execution(ExecutionContext):
 class _Refused:
     """Stands for an execution that is not to be. What it raises here reaches the caller as it is."""
 
-    def __init__(self, error: TenancyError) -> None:
+    def __init__(self, error: Exception) -> None:
         self._error = error
 
     def pre_exec(self) -> None:
         raise self._error
+
+
+def _looked_at(context: _Execution) -> _Execution | _Refused:
+    try:
+        context.look()
+    except Exception as error:  # noqa: BLE001 - raised where SQLAlchemy does not wrap it
+        return _Refused(error)
+
+    return context
 
 
 def _watch(dialect: Any) -> None:
@@ -365,6 +397,8 @@ def _watch(dialect: Any) -> None:
             event.listen(dialect, "do_execute", _look_at_one)
             event.listen(dialect, "do_executemany", _look_at_many)
             event.listen(dialect, "do_execute_no_params", _look_at_text)
+            deliver = dialect._deliver_insertmanyvalues_batches
+            vars(dialect)["_deliver_insertmanyvalues_batches"] = _noting(deliver)
             # Last: nobody goes on before they listen.
             vars(dialect)[_WATCHED] = True
 
@@ -406,12 +440,6 @@ def _refuse_rewritten(context: Any, expected: tuple[str, Any], sent: tuple[str, 
                 "them. Change them before it is executed."
             )
         )
-
-
-def _may_run(compiled: Any, dialect: Any) -> bool:
-    return type(compiled) is dialect.statement_compiler and not getattr(
-        compiled, "holds_tenant", False
-    )
 
 
 def _refuse_driver_sql(sql: str, scope: Scope | None, mysql: bool) -> None:

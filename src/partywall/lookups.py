@@ -46,7 +46,13 @@ def check(connection: Connection, context: Any) -> None:
         keys: set[tuple[Any, ...]] = set()
         for sources in reference.sources:
             places = [_place(source, names) for source in sources]
+            (first, otherwise), alone = places[0], len(places) == 1
             for row in rows:
+                if alone and type(number := row.get(first, otherwise)) is int:
+                    # As a rule.
+                    keys.add((number,))
+                    continue
+
                 key = tuple([row.get(name, default) for name, default in places])
                 if {*map(type, key)} != {int}:
                     key = tuple(map(_sure, key, reference.path.remote))

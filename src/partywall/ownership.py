@@ -218,7 +218,7 @@ def marks() -> int:
     if _read_as_of != epoch:
         _own_associations()
 
-    return _marks
+    return marked
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +233,8 @@ class TenantAttribute:
 def tenant_attributes(mapper: Any) -> tuple[TenantAttribute, ...] | None:
     """Those of a class whose objects belong to tenants, however they do; None for any other."""
     known: tuple[int, tuple[TenantAttribute, ...] | None] = mapper._partywall_attributes
-    if known[0] != _marks:
-        known = mapper._partywall_attributes = (_marks, _tenant_attributes(mapper))
+    if known[0] != marked:
+        known = mapper._partywall_attributes = (marked, _tenant_attributes(mapper))
 
     return known[1]
 
@@ -247,7 +247,8 @@ _ENTRY = "_partywall"
 # lock of ours could be waited for in the other order. What follows is written under it. The sets are
 # replaced, never added to, and read without.
 lock = _CONFIGURE_MUTEX
-_marks = 0
+# Moves with every mark.
+marked = 0
 # Moves with every mark and every mapper; the mappers' relationships were read as of an earlier one.
 epoch = 0
 _read_as_of = 0
@@ -662,9 +663,9 @@ def _place(table: TableClause, default_schema: str | None) -> str:
 
 
 def _changed() -> None:
-    global _marks, epoch
+    global marked, epoch
     with lock:
-        _marks += 1
+        marked += 1
         epoch += 1
         while _on_first_mark:
             _on_first_mark.pop()()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     class _IdentityMap:
         _dict: dict[Any, Any]
+        _modified: set[Any]
 
         def get(self, key: Any, default: Any = None) -> Any: ...
         def __getitem__(self, key: Any) -> Any: ...
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
         def all_states(self) -> list[Any]: ...
         def add(self, state: Any) -> bool: ...
         def safe_discard(self, state: Any) -> None: ...
-        def _dirty_states(self) -> set[Any]: ...
 
 else:
     _IdentityMap = object
@@ -94,16 +94,16 @@ def flush_of(session: Any) -> Any:
 def follow(session: Session, transaction: SessionTransaction, connection: Any) -> None:
     """Remember for whom a connection works: rarely more than one session."""
     links = getattr(connection, "_partywall_sessions", None)
-    if not isinstance(links, tuple):
-        # A stand-in, as tests have it, executes nothing.
-        return
+    if links != ():
+        if not isinstance(links, tuple):
+            # A stand-in, as tests have it, executes nothing.
+            return
 
-    if links:
         links = [link for link in links if link() not in (None, session)]
 
     connection._partywall_sessions = (*links, weakref.ref(session))
     held = session.identity_map
-    if isinstance(held, Pinned) and held._dict and not is_used(session):
+    if held._dict and isinstance(held, Pinned) and not is_used(session):
         held.doubt_kept()
 
 
@@ -124,20 +124,18 @@ def sessions_of(connection: Any) -> list[Any]:
     return [session for session in sessions if session is not None and session.in_transaction()]
 
 
-def pin_sessions(connection: Any) -> None:
+def pin_sessions(connection: Any, scope: Scope | None) -> None:
     """A connection that is used for a scope serves it with all of its sessions."""
-    links = connection._partywall_sessions
-    if not links:
-        return
-
-    scope = active_scope()
     if scope is None:
         return
 
-    for link in links:
+    for link in connection._partywall_sessions:
         session = link()
-        transaction = None if session is None else session.get_transaction()
+        transaction = None if session is None else session._transaction
         if transaction is not None:
+            if transaction._parent is not None:
+                transaction = session.get_transaction()
+
             pin(session, scope)
             transaction._partywall_used = True
 
@@ -230,7 +228,7 @@ class Pinned(_IdentityMap):
             self.doubt(identity)
 
     def _dirty_states(self) -> set[Any]:
-        dirty = super()._dirty_states()
+        dirty = self._modified
         if dirty:
             self.refuse_to_list(dirty)
 

@@ -50,15 +50,13 @@ class TenantParameter(BindParameter[Any]):
     inherit_cache = True
 
     def __init__(self, key: str, type_: TypeEngine[Any]) -> None:
-        super().__init__(key, None, type_=type_, callable_=tenant_now)
+        # NULL, which no row equals, until it is known for whom the statement executes.
+        super().__init__(key, None, type_=type_)
 
     @property
     def effective_value(self) -> Any:
-        # NULL, which no row equals, for those who compile without a tenant to look at the SQL.
         scope = active_scope()
-        return (
-            None if scope is None else scope.fitted.get(self.type) or tenant_value(scope, self.type)
-        )
+        return None if scope is None else tenant_value(scope, self.type)
 
 
 class ExactParameter(TenantParameter):
@@ -90,11 +88,13 @@ class Bytes(Grouping[Any]):
 
 
 def tenant_value(scope: Scope, type_: TypeEngine[Any] | None) -> Any:
-    """The scope's tenant as a value of a column's type."""
-    value = scope.fitted.get(type_)
-    if value is None and scope.context is not None and type_ is not None:
-        value = scope.fitted[type_] = fit(scope.context.tenant_id, type_)
+    """The scope's tenant as a value of a column's type, which the scope keeps."""
+    if scope.context is None or type_ is None:
+        return None
 
+    tenant = scope.context.tenant_id
+    value = _fitter(type_)(tenant)
+    value = scope.fitted[type_] = fit(tenant, type_) if value is None else value
     return value
 
 

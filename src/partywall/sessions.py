@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session, base
 from sqlalchemy.orm.base import NO_VALUE
 from sqlalchemy.sql.elements import ClauseElement
 
-from .context import Scope, active_scope
+from . import ownership
+from .context import Scope, active_scope, entered
 from .errors import (
     CrossTenantAccessError,
     MissingTenantContextError,
@@ -26,25 +27,38 @@ from .pins import begin_flush, belongs_elsewhere, follow, is_used, pin, pin_of
 from .predicate import same_tenant, tenant_now, tenant_value
 
 
-def _pin_attached(session: Session, state: Any) -> None:
-    attributes = tenant_attributes(state.mapper)
+def _pin_attached(session: Any, state: Any) -> None:
+    # Every object comes by here: what `tenant_attributes`, `active_scope` and `pin` say is known.
+    as_of, attributes = state.mapper._partywall_attributes
+    if as_of != ownership.marked:
+        attributes = tenant_attributes(state.mapper)
+
     if attributes is None:
         return
 
-    scope = active_scope()
-    if scope is None:
-        if state.key is not None:
-            # Whose it is could not be checked, and it would be answered from memory.
-            raise refused(MissingTenantContextError())
+    scope = entered()
+    if scope is None or scope.over or scope.context is None:
+        scope = active_scope()
+        if scope is None:
+            if state.key is not None:
+                # Whose it is could not be checked, and it would be answered from memory.
+                raise refused(MissingTenantContextError())
 
-        return
+            return
 
-    pin(session, scope)
+    mine = session._partywall_pin
+    if mine is not session.identity_map or mine.scope is not scope:
+        pin(session, scope)
+
     if state.key is not None and state.dict.keys() <= _NOTHING:
         _check_when_filled(session, state)
 
     if scope.context is not None:
-        _refuse_foreign_object(state, attributes)
+        values = base.instance_dict(state.obj())
+        for attribute in attributes:
+            value = values.get(attribute.key)
+            if value is not None:
+                _refuse_foreign_value(state, attribute, value)
 
 
 def _check_when_filled(session: Session, state: Any) -> None:
@@ -53,25 +67,15 @@ def _check_when_filled(session: Session, state: Any) -> None:
 
     def check_and_fill(*args: Any) -> None:
         del state._commit_all
-        scope = active_scope()
-        if scope is not None and scope.context is not None:
-            try:
-                _refuse_foreign_object(state, tenant_attributes(state.mapper) or ())
-            except CrossTenantAccessError:
-                session.expunge(state.obj())
-                raise
+        try:
+            _pin_attached(session, state)
+        except CrossTenantAccessError:
+            session.expunge(state.obj())
+            raise
 
         fill(*args)
 
     state._commit_all = check_and_fill
-
-
-def _refuse_foreign_object(state: Any, attributes: Iterable[TenantAttribute]) -> None:
-    values = base.instance_dict(state.obj())
-    for attribute in attributes:
-        value = values.get(attribute.key)
-        if value is not None:
-            _refuse_foreign_value(state, attribute, value)
 
 
 def _pin_flush(
@@ -113,6 +117,7 @@ class _Objects:
         states = flush_context.states
         if len(states) > self._known:
             scope, mapper, attributes = active_scope(), None, None
+            giving = scope if scope is not None and scope.context is not None else None
             for state in islice(states, self._known, None):
                 if state.mapper is not mapper:
                     mapper = state.mapper
@@ -122,8 +127,16 @@ class _Objects:
                     continue
 
                 if state.key is None:
-                    _stamp(state, attributes, scope)
-                elif states[state][0] or _is_written(state) or not _may_be_shared(attributes):
+                    values = base.instance_dict(state.obj())
+                    for attribute in attributes:
+                        value, type_ = values.get(attribute.key), attribute.type
+                        if value is None and giving is not None:
+                            tenant = giving.fitted.get(type_) or tenant_value(giving, type_)
+                            values[attribute.key] = tenant
+                        else:
+                            _refuse_stamp(state, attribute, value, scope)
+
+                elif not _may_be_shared(attributes) or states[state][0] or _is_written(state):
                     _refuse_foreign(state, attributes, scope)
 
             self._known = len(states)
@@ -131,29 +144,21 @@ class _Objects:
         return False
 
 
-def _stamp(state: Any, attributes: Iterable[TenantAttribute], scope: Scope | None) -> None:
+def _refuse_stamp(state: Any, attribute: TenantAttribute, value: Any, scope: Scope | None) -> None:
+    """What a new object says itself of its tenant, or leaves out where it cannot be filled in."""
     if scope is None:
         raise refused(MissingTenantContextError())
 
-    values = base.instance_dict(state.obj())
-    for attribute in attributes:
-        value = values.get(attribute.key)
-        if scope.context is not None:
-            if value is None:
-                values[attribute.key] = scope.fitted.get(attribute.type) or tenant_value(
-                    scope, attribute.type
-                )
-            else:
-                _refuse_foreign_value(state, attribute, value)
-
-        elif value is None and not attribute.shared:
-            raise refused(
-                MissingTenantContextError(
-                    f"This {_name(state)} has no tenant. "
-                    f"Inside unscoped() set {attribute.key!r} yourself.",
-                    model=_name(state),
-                )
+    if scope.context is not None:
+        _refuse_foreign_value(state, attribute, value)
+    elif value is None and not attribute.shared:
+        raise refused(
+            MissingTenantContextError(
+                f"This {_name(state)} has no tenant. "
+                f"Inside unscoped() set {attribute.key!r} yourself.",
+                model=_name(state),
             )
+        )
 
 
 def _refuse_foreign(state: Any, attributes: Iterable[TenantAttribute], scope: Scope | None) -> None:

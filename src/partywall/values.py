@@ -26,7 +26,7 @@ from sqlalchemy.sql.selectable import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
-from .context import TenantId
+from .context import Scope, TenantId, active_scope
 from .errors import CrossTenantAccessError, UnscopedStatementError, refused
 from .fragments import adds_rows, texts_of
 from .froms import leaves
@@ -35,7 +35,6 @@ from .ownership import Ownership, column_of, same_name
 from .predicate import (
     TenantParameter,
     same_tenant,
-    scope_now,
     tenant_now,
     tenant_value,
     variant,
@@ -91,9 +90,19 @@ class Values(Texts):
         ]
         self.needs_tenant = bool(self.guarded or self.tenants)
 
-    def bind_tenant(self, rows: Iterable[MutableMapping[str, Any]]) -> None:
-        """Put the current tenant into the parameters of an execution; refuse any other."""
-        scope = scope_now()
+    @property
+    def params(self) -> Any:
+        """For those who look at it: the tenant whose turn it is, which is bound when it executes."""
+        values, scope = super().params, active_scope()
+        for name, type_, _ in self.tenants:
+            shown = self.escaped_bind_names.get(name, name)
+            if scope is not None and values[shown] is None:
+                values[shown] = tenant_value(scope, type_)
+
+        return values
+
+    def bind_tenant(self, rows: Iterable[MutableMapping[str, Any]], scope: Scope) -> None:
+        """Put the scope's tenant into the parameters of an execution; refuse any other."""
         for name, type_, optional in self.tenants:
             fitted = scope.fitted.get(type_) or tenant_value(scope, type_)
             for row in rows:

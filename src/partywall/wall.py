@@ -54,6 +54,13 @@ class Wall(Upserts):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._expected: Counter[int] = Counter()
         super().__init__(*args, **kwargs)
+        # Whether more is to be looked at, when it executes, than whose turn it is.
+        self.needs_look = bool(
+            self.references
+            or self.spares_shared
+            or self.without_tenant
+            or self.schema_translate_map
+        )
 
     def _compose_select_body(
         self,
