@@ -5,12 +5,13 @@ Only the use of owned rows pins a session. Global tables may be read under any t
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Session, SessionTransaction, class_mapper
+from sqlalchemy.orm import Session, SessionTransaction, class_mapper, identity
 
 from .context import Scope, TenantId, active_scope
 from .errors import CrossTenantAccessError, MissingTenantContextError, refused
@@ -61,11 +62,9 @@ def pin(session: Any, scope: Scope) -> Pinned:
         mine = None
 
     if held is not mine:
-        if held._dict:
-            held.__class__ = _pinned[type(held)]
-        else:
-            # Not a change of class: an object of its own keeps its attributes fast.
-            held = session.identity_map = _pinned[type(held)]()
+        if not isinstance(held, Pinned):
+            # Of a session that was there before anything was owned.
+            held.__class__ = _pinned(type(held))
 
         session._partywall_pin = held
 
@@ -102,9 +101,9 @@ def follow(session: Session, transaction: SessionTransaction, connection: Any) -
         links = [link for link in links if link() not in (None, session)]
 
     connection._partywall_sessions = (*links, weakref.ref(session))
-    held = session.identity_map
-    if held._dict and isinstance(held, Pinned) and not is_used(session):
-        held.doubt_kept()
+    mine: Any = pin_of(session)
+    if mine is not None and mine is session.identity_map and not is_used(session):
+        mine.doubt_kept()
 
 
 def leave(connection: Any) -> Any:
@@ -161,26 +160,32 @@ def is_used(session: Any) -> bool:
 class Pinned(_IdentityMap):
     """An identity map that answers only under the tenant that the session serves.
 
-    It serves a tenant or, like the scope that used it last, an unscoped block.
+    It serves a tenant or, like the scope that used it last, an unscoped block; nobody as long as it
+    has held nothing of theirs, and then it answers everybody.
     """
 
-    scope: Scope
+    scope: Scope | None = None
     # What was attached as stored, was given another key, or was loaded in an earlier transaction: no
     # proof that there is such a row and that it is the tenant's.
     forged: set[Any] | None = None
 
     @property
     def tenant(self) -> TenantId | None:
-        return None if self.scope.context is None else self.scope.context.tenant_id
+        context = None if self.scope is None else self.scope.context
+        return None if context is None else context.tenant_id
 
-    def serves(self, scope: Scope) -> bool:
-        if scope is self.scope:
+    def serves(self, scope: Scope | None) -> bool:
+        mine = self.scope
+        if scope is mine or mine is None:
             return True
 
-        if scope.context is None or self.scope.context is None:
-            return scope.context is self.scope.context
+        if scope is None:
+            return False
 
-        return same_tenant(scope.context.tenant_id, self.scope.context.tenant_id)
+        if scope.context is None or mine.context is None:
+            return scope.context is mine.context
+
+        return same_tenant(scope.context.tenant_id, mine.context.tenant_id)
 
     def doubt(self, key: Any) -> None:
         self.forged = {key} if self.forged is None else self.forged
@@ -214,7 +219,7 @@ class Pinned(_IdentityMap):
 
     def add(self, state: Any) -> bool:
         added = super().add(state)
-        if added:
+        if added and self.scope is not None:
             # Claimed to be stored: what is loaded does not come in by this door.
             self.doubt(state.key)
 
@@ -222,10 +227,13 @@ class Pinned(_IdentityMap):
 
     def safe_discard(self, state: Any) -> None:
         super().safe_discard(state)
-        identity = state.mapper.identity_key_from_primary_key(key_in(state))
-        if identity != state.key:
+        if self.scope is None:
+            return
+
+        held = state.mapper.identity_key_from_primary_key(key_in(state))
+        if held != state.key:
             # A flush is about to put it back under the key that its attributes hold now.
-            self.doubt(identity)
+            self.doubt(held)
 
     def _dirty_states(self) -> set[Any]:
         dirty = self._modified
@@ -236,18 +244,21 @@ class Pinned(_IdentityMap):
 
     def refuse_to_list(self, states: Iterable[Any]) -> None:
         scope = active_scope()
-        if scope is None or not self.serves(scope):
+        if not self.serves(scope):
             for state in states:
                 self._refuse_other_scope(scope, state.mapper)
 
     def _refuse_all(self) -> None:
         # A copy: what is collected meanwhile is taken out.
-        for key in tuple(self._dict):
+        for key in tuple(self._dict) if self.scope is not None else ():
             self._refuse_others(key)
 
     def _refuse_others(self, key: Any) -> None:
+        if self.scope is None:
+            return
+
         scope = active_scope()
-        if scope is self.scope or (scope is not None and self.serves(scope)):
+        if scope is not None and self.serves(scope):
             if self.forged is not None and key in self.forged:
                 _refuse_forged(self._dict[key], scope)
 
@@ -301,6 +312,9 @@ def _install() -> None:
         setattr(Session, name, property(_listing(listed.fget, f"_{name}"), doc=listed.__doc__))
 
     setattr(Session, "__iter__", _listing(Session.__iter__, "_new"))  # noqa: B010
+    # What sessions make from now on; SQLAlchemy 2.0 calls it otherwise.
+    name = "_WeakInstanceDict" if hasattr(identity, "_WeakInstanceDict") else "WeakInstanceDict"
+    setattr(identity, name, _pinned(getattr(identity, name)))
 
 
 def _listing(listed: Any, kept: str) -> Any:
@@ -314,16 +328,9 @@ def _listing(listed: Any, kept: str) -> Any:
     return guarded
 
 
-class _Pinned(dict[Any, Any]):
-    """The class that pins, for each class of identity maps; for one that pins already, itself."""
-
-    def __missing__(self, base: Any) -> Any:
-        pinned = type("PinnedIdentityMap", (Pinned, base), {})
-        self[base] = self[pinned] = pinned
-        return pinned
-
-
-_pinned = _Pinned()
+@functools.cache
+def _pinned(base: type[Any]) -> type[Any]:
+    return type("PinnedIdentityMap", (Pinned, base), {})
 
 
 def _other_tenant(mine: Pinned, scope: Scope) -> CrossTenantAccessError:
