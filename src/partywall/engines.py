@@ -8,7 +8,7 @@ a table that is marked later gets fresh copies.
 
 from __future__ import annotations
 
-import operator
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,24 +53,19 @@ def walled_dialect(engine: Engine) -> Dialect:
     return _copies_of(engine.dialect).walled
 
 
-def _current_dialect(connection: Any) -> Any:
+def _turn(connection: Any) -> Any:
     """The twin for whoever's turn it is."""
     copies: _Copies | None = connection._partywall_copies
     if copies is None or copies.epoch != ownership.epoch:
         dialect = connection.engine.dialect
-        copies = dialect.__dict__.get(_COPIES)
-        if copies is None or copies.epoch != ownership.epoch:
-            if not isinstance(dialect.statement_compiler, type):
-                # A stand-in, as tests have it: it compiles nothing.
-                return dialect
+        if not isinstance(dialect.statement_compiler, type):
+            # A stand-in, as tests have it: it compiles nothing.
+            return dialect
 
-            copies = _copies_of(dialect)
-
-        connection._partywall_copies = copies
+        copies = connection._partywall_copies = _copies_of(dialect)
 
     scope = entered()
     if scope is None or (scope.context is not None and not scope.over):
-        # SQLAlchemy asks six times a statement, and this is whose turn it is as a rule.
         return copies.walled
 
     scope = active_scope()
@@ -80,7 +75,36 @@ def _current_dialect(connection: Any) -> Any:
     return copies.writing if scope.write else copies.reading
 
 
+def _in_turn(execute: Any) -> Any:
+    """A connection's method, by the twin for whoever's turn it is."""
+
+    @functools.wraps(execute)
+    def in_turn(
+        connection: Any, statement: Any, parameters: Any = None, execution_options: Any = None
+    ) -> Any:
+        turn = _turn(connection)
+        if connection.dialect is not turn:
+            connection.dialect, walled = turn, connection._partywall_copies.walled
+            if turn is not walled:
+                try:
+                    return execute(connection, statement, parameters, execution_options)
+                finally:
+                    # As it is at all other times.
+                    connection.dialect = walled
+
+        return execute(connection, statement, parameters, execution_options)
+
+    return in_turn
+
+
 _WITH_A_BODY = re.compile(r"\bcreate\s+(?:or\s+replace\s+)?(?:function|procedure)\b", re.IGNORECASE)
+_EXECUTING = (
+    "_execute_clauseelement",
+    "_execute_compiled",
+    "_execute_ddl",
+    "_execute_default",
+    "exec_driver_sql",
+)
 _COPIES = "_partywall"
 _COMPILER = "_partywall_compiler"
 _CONTEXT = "_partywall_context"
@@ -93,9 +117,10 @@ def _install() -> None:
     # Connections that are already open have it too. A listener for `before_execute` would do it as
     # well, but then SQLAlchemy serves all of its events, for a tenth of a short query's time.
     setattr(Connection, "_partywall_copies", None)  # noqa: B010
-    # SQLAlchemy sets the engine's on every connection that it makes: `is_` does nothing, and quickly.
-    unset: Any = operator.is_
-    setattr(Connection, "dialect", property(_current_dialect, unset))  # noqa: B010
+    # From SQLAlchemy 2.1 on no connection executes what was compiled beforehand.
+    for name in (name for name in _EXECUTING if hasattr(Connection, name)):
+        setattr(Connection, name, _in_turn(getattr(Connection, name)))
+
     # A warning names the application's line: SQLAlchemy passes over its own modules and Alembic's.
     passed_over = langhelpers._not_sa_pattern.pattern
     langhelpers._not_sa_pattern = re.compile(rf"{passed_over}|^partywall\.")
@@ -240,7 +265,7 @@ class _Execution(ExecutionContext):
         param_dict: Any = None,
     ) -> Any:
         # Asked for again: compiling it may have found another table to be owned.
-        dialect = connection.dialect
+        dialect = _turn(connection)
         walled = isinstance(compiled, Wall)
         if (
             compiled.dialect is not dialect

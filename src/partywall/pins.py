@@ -49,9 +49,9 @@ else:
 def pin(session: Any, scope: Scope) -> Pinned:
     """The first use decides whose the session is; nobody else uses it until it is emptied."""
     mine: Pinned | None = session._partywall_pin
-    held: Pinned = session.identity_map
-    if held is mine and held.scope is scope:
-        return held
+    held = session.identity_map
+    if mine is not None and mine.scope is scope and held is mine:
+        return mine
 
     if mine is not None and not mine.serves(scope):
         # With another map the session was emptied, and what it holds since is of nobody's yet.
@@ -64,12 +64,14 @@ def pin(session: Any, scope: Scope) -> Pinned:
     if held is not mine:
         if not isinstance(held, Pinned):
             # Of a session that was there before anything was owned.
-            held.__class__ = _pinned(type(held))
+            base: Any = type(held)
+            held.__class__ = _pinned(base)
 
         session._partywall_pin = held
 
-    held.scope = scope
-    return held
+    pinned: Pinned = held
+    pinned.scope = scope
+    return pinned
 
 
 def pin_of(session: Any) -> Pinned | None:
@@ -90,7 +92,7 @@ def flush_of(session: Any) -> Any:
     return None if transaction is None or not transaction.is_active else flush
 
 
-def follow(session: Session, transaction: SessionTransaction, connection: Any) -> None:
+def follow(session: Any, transaction: SessionTransaction, connection: Any) -> None:
     """Remember for whom a connection works: rarely more than one session."""
     links = getattr(connection, "_partywall_sessions", None)
     if links != ():
@@ -101,8 +103,8 @@ def follow(session: Session, transaction: SessionTransaction, connection: Any) -
         links = [link for link in links if link() not in (None, session)]
 
     connection._partywall_sessions = (*links, weakref.ref(session))
-    mine: Any = pin_of(session)
-    if mine is not None and mine is session.identity_map and not is_used(session):
+    mine = pin_of(session)
+    if mine is not None and session.identity_map is mine and not is_used(session):
         mine.doubt_kept()
 
 

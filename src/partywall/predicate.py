@@ -36,7 +36,7 @@ from sqlalchemy.sql.elements import BinaryExpression, ColumnClause, ColumnElemen
 from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.types import NullType, SchemaType, TypeDecorator, TypeEngine
 
-from .context import Scope, TenantId, active_scope
+from .context import Scope, TenantId, active_scope, entered
 from .errors import MalformedTenantError, MissingTenantContextError, refused
 from .ownership import Ownership, Path, owned
 
@@ -50,13 +50,18 @@ class TenantParameter(BindParameter[Any]):
     inherit_cache = True
 
     def __init__(self, key: str, type_: TypeEngine[Any]) -> None:
-        # NULL, which no row equals, until it is known for whom the statement executes.
-        super().__init__(key, None, type_=type_)
+        super().__init__(key, None, type_=type_, callable_=tenant_now)
 
     @property
     def effective_value(self) -> Any:
-        scope = active_scope()
-        return None if scope is None else tenant_value(scope, self.type)
+        scope = entered()
+        if scope is None or scope.over or scope.context is None:
+            scope = active_scope()
+            if scope is None:
+                # NULL, which no row equals, for those who compile without a tenant to look at the SQL.
+                return None
+
+        return scope.fitted.get(self.type) or tenant_value(scope, self.type)
 
 
 class ExactParameter(TenantParameter):

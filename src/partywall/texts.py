@@ -28,9 +28,9 @@ _HERE = (None, "main", "temp")
 
 # Operators such as `->>` are text too, but bring nothing in and break nothing.
 # A word that does not qualify another.
-_WORDS = re.compile(r"""\w+(?!\w|["`\]]?\s*\.)""")
+_WORDS = re.compile(r"""\b\w++(?!["`\]]?\s*\.)""", re.ASCII)
 # PostgreSQL cuts such a name, and may arrive at another table's.
-_CUT = re.compile(r"\w{64}")
+_CUT = re.compile(r"\b\w{64}", re.ASCII)
 _PLAIN_TYPE = re.compile(
     r"(?:\w+|double precision|(?:character|bit) varying|(?:un)?signed integer)"
     r"(?:\(\d+(?:, ?\d+)?\))?(?: with(?:out)? time zone)?(?:\[\])*",
@@ -414,11 +414,11 @@ class Texts(Plain):
         """
         names = owned_names()
         text = self.string.casefold()
-        words = Counter([word for word in _WORDS.findall(text) if word in names])
-        plain = self.string.isascii() and "u&" not in text and not _CUT.search(text)
         spaced = self.raw_parts and not all(map(str.isidentifier, names))
-        if words <= self.rendered and plain and not spaced:
-            return
+        if self.string.isascii() and "u&" not in text and not _CUT.search(text) and not spaced:
+            words = Counter([word for word in _WORDS.findall(text) if word in names])
+            if words <= self.rendered:
+                return
 
         counts = self._tables_in(self._sent())
         hidden = [name for name in names & counts.keys() if counts[name] > self.rendered[name]]

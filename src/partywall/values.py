@@ -26,7 +26,7 @@ from sqlalchemy.sql.selectable import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
-from .context import Scope, TenantId, active_scope
+from .context import Scope, TenantId
 from .errors import CrossTenantAccessError, UnscopedStatementError, refused
 from .fragments import adds_rows, texts_of
 from .froms import leaves
@@ -89,17 +89,6 @@ class Values(Texts):
             (name, variant(type_, self.dialect), optional) for name, (type_, optional) in named
         ]
         self.needs_tenant = bool(self.guarded or self.tenants)
-
-    @property
-    def params(self) -> Any:
-        """For those who look at it: the tenant whose turn it is, which is bound when it executes."""
-        values, scope = super().params, active_scope()
-        for name, type_, _ in self.tenants:
-            shown = self.escaped_bind_names.get(name, name)
-            if scope is not None and values[shown] is None:
-                values[shown] = tenant_value(scope, type_)
-
-        return values
 
     def bind_tenant(self, rows: Iterable[MutableMapping[str, Any]], scope: Scope) -> None:
         """Put the scope's tenant into the parameters of an execution; refuse any other."""
