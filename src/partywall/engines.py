@@ -108,6 +108,8 @@ _EXECUTING = (
 _COPIES = "_partywall"
 _COMPILER = "_partywall_compiler"
 _CONTEXT = "_partywall_context"
+_PLAIN = "_partywall_plain"
+_DDL = "_partywall_ddl"
 _CLASSES = "_partywall_classes"
 _WATCHED = "_partywall_watched"
 
@@ -181,13 +183,15 @@ def _dialect_class(
     plain = type(dialect)
     own = {
         # What others see, and patch, is the class that the next engine's dialect has, too.
-        "__class__": property(lambda _: plain),
+        "__class__": property(attrgetter(_PLAIN)),
+        _PLAIN: plain,
         # Data descriptors: they win over the attributes of the dialect that is shared.
         "statement_compiler": property(attrgetter(_COMPILER)),
         _COMPILER: compiler,
         "execution_ctx_cls": property(attrgetter(_CONTEXT), _set_context, _reset_context),
         _CONTEXT: context,
-        "ddl_compiler": property(lambda _: ddl),
+        "ddl_compiler": property(attrgetter(_DDL)),
+        _DDL: ddl,
         "__module__": plain.__module__,
     }
     return type(plain.__name__, (plain,), own)

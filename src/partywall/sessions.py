@@ -85,8 +85,8 @@ def _pin_flush(
         # Sent by hand, as tests of other listeners do.
         return
 
-    scope = active_scope()
-    if scope is not None and pin_of(session) is not None:
+    scope = None if pin_of(session) is None else active_scope()
+    if scope is not None:
         pin(session, scope)
 
     begin_flush(session, flush_context)

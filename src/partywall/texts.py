@@ -398,8 +398,10 @@ class Texts(Plain):
             )
 
     def refuse_listing(self, text: str) -> None:
-        mysql = isinstance(self.dialect, MySQLDialect)
-        if "," in text and lists_more(text, hash_comments=mysql):
+        if "," not in text:
+            return
+
+        if lists_more(text, hash_comments=isinstance(self.dialect, MySQLDialect)):
             raise refused(
                 UnscopedStatementError(
                     "A text fragment in this statement could set more than the column that it is "
@@ -416,8 +418,8 @@ class Texts(Plain):
         text = self.string.casefold()
         spaced = self.raw_parts and not all(map(str.isidentifier, names))
         if self.string.isascii() and "u&" not in text and not _CUT.search(text) and not spaced:
-            words = Counter([word for word in _WORDS.findall(text) if word in names])
-            if words <= self.rendered:
+            words = [word for word in _WORDS.findall(text) if word in names]
+            if all(words.count(word) <= self.rendered[word] for word in {*words}):
                 return
 
         counts = self._tables_in(self._sent())

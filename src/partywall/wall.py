@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import or_
@@ -78,10 +77,13 @@ class Wall(Upserts):
             select = select._clone()
             select._where_criteria = (_with(select._where_criteria, guards, _END),)
 
-        with self._rendering(froms):
+        outer = self._expect(froms)
+        try:
             text = super()._compose_select_body(
                 text, select, compile_state, inner_columns, froms, *args
             )
+        finally:
+            self._expected = outer
 
         if guards:
             self._refuse_another_select(text.partition(_END)[0])
@@ -175,8 +177,11 @@ class Wall(Upserts):
             state.statement = statement
 
         # MySQL names the target of a DELETE with several tables twice.
-        with self._rendering([*froms, *froms]):
+        outer = self._expect([*froms, *froms])
+        try:
             text: str = visit(Prepared(state), visiting_cte=visiting_cte, **kw)
+        finally:
+            self._expected = outer
 
         return self._closed(text)
 
@@ -226,15 +231,11 @@ class Wall(Upserts):
 
         return super().visit_table(table, asfrom=asfrom, **kwargs)
 
-    @contextmanager
-    def _rendering(self, froms: Sequence[FromClause]) -> Iterator[None]:
-        """Inside, these tables may be rendered; an owned one that is not among them is refused."""
+    def _expect(self, froms: Sequence[FromClause]) -> Counter[int]:
+        """These tables may be rendered now, and no other owned one; gives those of before."""
         outer = self._expected
-        self._expected = Counter(leaf for from_ in froms for leaf in _guarded_in_where(from_))
-        try:
-            yield
-        finally:
-            self._expected = outer
+        self._expected = Counter([leaf for from_ in froms for leaf in _guarded_in_where(from_)])
+        return outer
 
     def _refuse_unexpected(self, table: TableClause) -> None:
         if self._expected[hash(table)] > 0:
