@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy
@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     create_engine,
+    event,
     exists,
     insert,
     select,
@@ -32,6 +33,7 @@ from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.default import DefaultExecutionContext
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 from sqlalchemy.sql.compiler import DDLCompiler, SQLCompiler
 
@@ -148,6 +150,114 @@ def test_a_connection_that_was_open_before_the_first_mark_is_guarded() -> None:
         [sys.executable, "-c", OPEN_BEFORE], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "guarded\n"
+
+
+SESSION_BEFORE = """
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from partywall import CrossTenantAccessError, tenant_aware, tenant_scope
+
+class Base(DeclarativeBase):
+    pass
+
+class Country(Base):
+    __tablename__ = "country"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+engine = create_engine("sqlite://")
+Base.metadata.create_all(engine)
+session = Session(engine)
+session.add(Country(id=1))
+session.commit()
+country = session.get(Country, 1)
+
+@tenant_aware
+class Invoice(Base):
+    __tablename__ = "invoice"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str]
+
+Base.metadata.create_all(engine)
+with tenant_scope("acme"):
+    session.add(Invoice(id=1))
+    session.commit()
+    print(session.get(Invoice, 1).tenant_id, session.get(Country, 1) is country)
+
+with tenant_scope("globex"):
+    try:
+        session.get(Invoice, 1)
+    except CrossTenantAccessError as error:
+        print(error)
+"""
+
+
+def test_a_session_that_was_there_before_the_first_mark_serves_one_tenant() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SESSION_BEFORE],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    first, second = done.stdout.splitlines()
+    assert first == "acme True"
+    assert second.startswith(
+        "This session serves tenant 'acme', but the current tenant is 'globex'"
+    )
+
+
+def test_an_unscoped_statement_leaves_the_connection_walled() -> None:
+    owned = tenant_table(
+        Table("wall_turns", MetaData(), Column("id", Integer), Column("tenant_id", String))
+    )
+    engine = create_engine("sqlite://")
+    owned.create(engine)
+    with engine.begin() as connection, unscoped("both tenants", write=True):
+        connection.execute(
+            owned.insert(), [{"id": 1, "tenant_id": "acme"}, {"id": 2, "tenant_id": "globex"}]
+        )
+
+    with engine.connect() as connection, tenant_scope("acme"):
+        assert connection.execute(select(owned.c.id)).all() == [(1,)]
+        walled = connection.dialect
+        with unscoped("all of them"):
+            assert connection.execute(text("SELECT id FROM wall_turns")).all() == [(1,), (2,)]
+            assert connection.dialect is walled
+
+        with unscoped("fails"), pytest.raises(OperationalError, match="no such"):
+            connection.execute(text("SELECT absent FROM wall_turns"))
+
+        assert connection.dialect is walled
+        assert "tenant_id = " in str(select(owned.c.id).compile(connection))
+        assert connection.execute(select(owned.c.id)).all() == [(1,)]
+
+
+@pytest.mark.parametrize("inside", ["before_execute", "after_execute"])
+def test_unscoped_statements_of_an_event_do_not_open_the_one_around_them(inside: str) -> None:
+    owned = tenant_table(
+        Table(f"wall_{inside}", MetaData(), Column("id", Integer), Column("tenant_id", String))
+    )
+    engine = create_engine("sqlite://")
+    owned.create(engine)
+    with engine.begin() as connection, unscoped("both tenants", write=True):
+        connection.execute(
+            owned.insert(), [{"id": 1, "tenant_id": "acme"}, {"id": 2, "tenant_id": "globex"}]
+        )
+
+    seen: list[Any] = []
+
+    @event.listens_for(engine, inside)
+    def look(connection: Any, *args: Any) -> None:
+        if len(seen) < 2:
+            seen.append(None)
+            with unscoped("an audit", write=True):
+                seen.append(connection.execute(text(f"SELECT id FROM wall_{inside}")).all())
+
+    with engine.connect() as connection, tenant_scope("acme"):
+        for _ in range(2):
+            assert connection.execute(select(owned.c.id)).all() == [(1,)]
+
+    assert [(1,), (2,)] in seen
 
 
 EVERY_TABLE = """

@@ -271,18 +271,18 @@ class _Execution(ExecutionContext):
         # Asked for again: compiling it may have found another table to be owned.
         dialect = _turn(connection)
         walled = isinstance(compiled, Wall)
-        if (
-            compiled.dialect is not dialect
-            or type(compiled) is not dialect.statement_compiler
-            or (walled and compiled.holds_tenant)
-        ):
-            # By something else than this connection, for another scope, or to be looked at.
-            compiled, extracted = _compiled_again(compiled, statement, dialect), None
-            walled = isinstance(compiled, Wall)
-
         # From SQLAlchemy 2.1 on. Not `**kwargs`: to hand them on costs more than all the rest of this.
         more = () if param_dict is None else (param_dict,)
         try:
+            if (
+                compiled.dialect is not dialect
+                or type(compiled) is not dialect.statement_compiler
+                or (walled and compiled.holds_tenant)
+            ):
+                # By something else than this connection, for another scope, or to be looked at.
+                compiled, extracted = _compiled_again(compiled, statement, dialect), None
+                walled = isinstance(compiled, Wall)
+
             context = super()._init_compiled(
                 dialect,
                 connection,

@@ -104,7 +104,7 @@ def follow(session: Any, transaction: SessionTransaction, connection: Any) -> No
 
     connection._partywall_sessions = (*links, weakref.ref(session))
     mine = pin_of(session)
-    if mine is not None and session.identity_map is mine and not is_used(session):
+    if mine is not None and mine._dict and session.identity_map is mine and not is_used(session):
         mine.doubt_kept()
 
 
