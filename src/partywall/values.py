@@ -96,15 +96,12 @@ class Values(Texts):
             fitted = scope.fitted.get(type_) or tenant_value(scope, type_)
             for row in rows:
                 given = row[name]
-                if given is fitted:
-                    continue
-
-                row[name] = fitted
                 if given is None and optional:
-                    continue
-
-                if given != fitted or given is True:
-                    _refuse_other(given, tenant_now(), type_)
+                    row[name] = fitted
+                elif given is not fitted:
+                    row[name] = fitted
+                    if given != fitted or given is True:
+                        _refuse_other(given, tenant_now(), type_)
 
     def visit_insert(
         self, insert_stmt: Any, visited_bindparam: Any = None, visiting_cte: Any = None, **kw: Any
