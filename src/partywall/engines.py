@@ -1,7 +1,7 @@
 """Which compiler a statement goes through, and what a connection will not run.
 
-An engine's dialect never executes anything. A connection that asks for it is handed one of three
-twins of it: one that compiles through the wall, one for unscoped reading, one for unscoped writing.
+An engine's dialect never executes anything. A connection that executes takes one of three twins of it:
+one that compiles through the wall, one for unscoped reading, one for unscoped writing.
 SQLAlchemy keys its caches by the dialect, so what is compiled for one is never run by another, and
 a table that is marked later gets fresh copies.
 """
