@@ -6,14 +6,16 @@ import asyncio
 import contextvars
 import copy
 import functools
+import gc
 import pickle
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, inspect, select, update
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
     async_scoped_session,
@@ -22,6 +24,8 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import (
     DeclarativeBase,
     Session,
+    make_transient,
+    make_transient_to_detached,
     mapped_column,
     scoped_session,
     selectinload,
@@ -571,6 +575,56 @@ class Letter(Pickled):
     id = mapped_column(models.Integer, primary_key=True)
     tenant_id = mapped_column(models.String(20), nullable=False)
     text = mapped_column(models.String(20))
+
+
+def test_an_expired_object_remembers_no_session_it_has_left(place: Place) -> None:
+    m = place.m
+    with tenant_scope("acme"):
+        with Session(place.engine) as session:
+            order = session.get(m.Order, 1)
+            session.commit()
+
+        left = [Session(place.engine), Session(place.engine)]
+        for session in left:
+            session.add(order)
+            session.close()
+
+    with tenant_scope("globex"):
+        kept = left[0].get(m.Order, 2)
+
+    with tenant_scope("acme"), Session(place.engine) as session:
+        session.add(order)
+        anew = select(m.Order).where(m.Order.id == 1).execution_options(populate_existing=True)
+        assert session.scalars(anew).all() == [order]
+        session.expunge(order)
+        make_transient(order)
+        make_transient_to_detached(order)
+        session.add(order)
+        assert (order.tenant_id, order.number) == ("acme", "N-0")
+
+    assert (kept.tenant_id, left[0].identity_map.all_states()) == ("globex", [inspect(kept)])
+    left[0].close()
+
+
+@pytest.mark.parametrize("load", [True, False])
+def test_a_merged_object_keeps_no_session_alive(place: Place, load: bool) -> None:
+    with tenant_scope("acme"), Session(place.engine) as session:
+        order = session.get(place.m.Order, 1)
+        session.commit()
+        other = Session(place.engine)
+        merged = other.merge(order, load=load)
+        other.close()
+        alive = weakref.ref(other)
+        gc.disable()
+        try:
+            del other
+            assert alive() is None
+        finally:
+            gc.enable()
+
+        session.expunge(order)
+        session.add(merged)
+        assert merged.number == "N-0"
 
 
 def test_a_pickled_object_stays_with_its_tenant(place: Place) -> None:

@@ -5,6 +5,7 @@ They refuse early and by name; what they let through still meets the wall when i
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -50,7 +51,7 @@ def _pin_attached(session: Any, state: Any) -> None:
     if mine is not session.identity_map or mine.scope is not scope:
         pin(session, scope)
 
-    if state.key is not None and state.dict.keys() <= _NOTHING:
+    if state.key is not None and state.dict.keys() <= _NOTHING and not state.expired_attributes:
         _check_when_filled(session, state)
 
     if scope.context is not None:
@@ -62,18 +63,25 @@ def _pin_attached(session: Any, state: Any) -> None:
 
 
 def _check_when_filled(session: Session, state: Any) -> None:
-    """merge(load=False) attaches an empty object and copies the values into it afterwards."""
-    fill = state._commit_all
+    """merge(load=False) attaches an empty object and copies the values into it afterwards.
+
+    An expired object is as empty, and whoever fills it asks the database. A merge that fails on its
+    way leaves this behind: it must not keep the session or the object.
+    """
+    attached, filled = weakref.ref(session), weakref.ref(state)
 
     def check_and_fill(*args: Any) -> None:
+        state: Any = filled()
+        session = attached()
         del state._commit_all
-        try:
-            _pin_attached(session, state)
-        except CrossTenantAccessError:
-            session.expunge(state.obj())
-            raise
+        if session is not None and state.session_id == session.hash_key:
+            try:
+                _pin_attached(session, state)
+            except CrossTenantAccessError:
+                session.expunge(state.obj())
+                raise
 
-        fill(*args)
+        state._commit_all(*args)
 
     state._commit_all = check_and_fill
 
