@@ -627,6 +627,20 @@ def test_a_merged_object_keeps_no_session_alive(place: Place, load: bool) -> Non
         assert merged.number == "N-0"
 
 
+def test_what_is_added_to_an_emptied_session_is_of_nobodys_yet(place: Place) -> None:
+    session = warmed(place)
+    session.close()
+    tag = place.m.Tag(name="early")
+    session.add(tag)
+    assert list(session.new) == list(session) == [tag]
+    with tenant_scope("globex"):
+        assert list(session.new) == [tag]
+        session.commit()
+
+    session.close()
+    assert place.rows("tags") == TAGS | {"globex": [*TAGS["globex"], "early"]}
+
+
 def test_a_pickled_object_stays_with_its_tenant(place: Place) -> None:
     Pickled.metadata.create_all(place.engine)
     try:

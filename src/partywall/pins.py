@@ -322,7 +322,8 @@ def _install() -> None:
 def _listing(listed: Any, kept: str) -> Any:
     def guarded(session: Any) -> Any:
         mine = pin_of(session)
-        if mine is not None:
+        # With another map the session was emptied: what is listed since is of nobody's yet.
+        if mine is not None and session.identity_map is mine:
             mine.refuse_to_list(getattr(session, kept))
 
         return listed(session)
