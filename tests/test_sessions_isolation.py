@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete, func, insert, inspect, select, update
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
     async_scoped_session,
@@ -639,6 +640,22 @@ def test_what_is_added_to_an_emptied_session_is_of_nobodys_yet(place: Place) -> 
 
     session.close()
     assert place.rows("tags") == TAGS | {"globex": [*TAGS["globex"], "early"]}
+
+
+def test_a_result_read_late_brings_no_object_into_another_tenants_turn(place: Place) -> None:
+    m = place.m
+    with Session(place.engine) as session:
+        with tenant_scope("acme"):
+            late = session.scalars(select(m.Order).where(m.Order.id == 1))
+            session.commit()
+
+        with tenant_scope("globex"):
+            assert session.get(m.Order, 1) is None
+            with pytest.raises(InvalidRequestError, match="identity map is no longer valid"):
+                late.all()
+
+            assert session.get(m.Order, 1) is None
+            assert session.get(m.Order, 2).tenant_id == "globex"
 
 
 def test_a_pickled_object_stays_with_its_tenant(place: Place) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         def values(self) -> list[Any]: ...
         def items(self) -> list[Any]: ...
         def all_states(self) -> list[Any]: ...
+        def _kill(self) -> None: ...
         def add(self, state: Any) -> bool: ...
         def safe_discard(self, state: Any) -> None: ...
 
@@ -58,6 +59,11 @@ def pin(session: Any, scope: Scope) -> Pinned:
         kept = held is mine and (session.new or session.deleted or held._dict)
         if kept or is_used(session):
             raise refused(_other_tenant(mine, scope))
+
+        if held is mine:
+            # A result that was not read to its end would bring in rows of the one before.
+            held._kill()
+            held = session.identity_map = type(held)()
 
         mine = None
 
