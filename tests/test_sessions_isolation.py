@@ -658,6 +658,26 @@ def test_a_result_read_late_brings_no_object_into_another_tenants_turn(place: Pl
             assert session.get(m.Order, 2).tenant_id == "globex"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_rows_of_another_connection_become_objects_of_their_tenants_session_only(
+    place: Place,
+) -> None:
+    m = place.m
+    with Session(place.engine) as session, place.engine.connect() as connection:
+        countries = connection.execute(select(m.Country.__table__))
+        assert {type(each) for each in session.query(m.Country).instances(countries)} == {m.Country}
+        with tenant_scope("acme"):
+            rows = connection.execute(select(m.Tag.__table__).order_by(m.Tag.id))
+            tags = list(session.query(m.Tag).instances(rows))
+            assert [tag.id for tag in tags] == [1, 3, 5]
+
+        with tenant_scope("globex"), pytest.raises(CrossTenantAccessError, match=OTHER_TENANT):
+            session.get(m.Tag, 1)
+
+        with pytest.raises(MissingTenantContextError, match=NO_TENANT):
+            session.query(m.Tag).instances(rows)
+
+
 def test_a_pickled_object_stays_with_its_tenant(place: Place) -> None:
     Pickled.metadata.create_all(place.engine)
     try:

@@ -5,14 +5,16 @@ They refuse early and by name; what they let through still meets the wall when i
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import event
-from sqlalchemy.orm import Session, base
+from sqlalchemy import Table, event
+from sqlalchemy.orm import Query, Session, base
 from sqlalchemy.orm.base import NO_VALUE
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import ClauseElement
 
 from . import ownership
@@ -211,6 +213,27 @@ _NOTHING = {"_sa_instance_state"}
 def _install() -> None:
     for target, name, listener, options in _LISTENERS:
         event.listen(target, name, listener, **options)
+
+    setattr(Query, "instances", _pinning(Query.instances))  # noqa: B010
+
+
+def _pinning(instances: Any) -> Any:
+    """Rows that another connection has read become objects of the session without a statement."""
+
+    @functools.wraps(instances)
+    def pinning(query: Any, result: Any, context: Any = None) -> Any:
+        compiled = query._compile_state() if context is None else context.compile_state
+        parts = visitors.iterate(compiled.statement)
+        if any(isinstance(part, Table) and ownership.owned(part) is not None for part in parts):
+            scope = active_scope()
+            if scope is None:
+                raise refused(MissingTenantContextError())
+
+            pin(query.session, scope)
+
+        return instances(query, result, context)
+
+    return pinning
 
 
 def _refuse_foreign_value(state: Any, attribute: TenantAttribute, value: Any) -> None:
