@@ -260,6 +260,45 @@ def test_unscoped_statements_of_an_event_do_not_open_the_one_around_them(inside:
     assert [(1,), (2,)] in seen
 
 
+def test_a_statement_of_an_event_leaves_the_unscoped_one_around_it_unscoped() -> None:
+    owned = tenant_table(
+        Table("wall_inner_turns", MetaData(), Column("id", Integer), Column("tenant_id", String))
+    )
+    engine = create_engine("sqlite://")
+    owned.create(engine)
+    with engine.begin() as connection, unscoped("both tenants", write=True):
+        connection.execute(
+            owned.insert(), [{"id": 1, "tenant_id": "acme"}, {"id": 2, "tenant_id": "globex"}]
+        )
+
+    inner: Any = None
+    seen: list[Any] = []
+
+    @event.listens_for(engine, "before_execute")
+    def look(connection: Any, *args: Any) -> None:
+        nonlocal inner
+        scope, inner = inner, None
+        if scope is not None:
+            with scope:
+                seen.append(connection.execute(select(owned.c.id)).all())
+
+    every = text("SELECT id FROM wall_inner_turns")
+    with engine.connect() as connection:
+        with tenant_scope("acme"):
+            connection.execute(select(owned.c.id))
+
+        walled = connection.dialect
+        for write in (False, True):
+            for scope in (tenant_scope("acme"), unscoped("an audit", write=not write)):
+                inner = scope
+                with unscoped("all of them", write=write):
+                    assert connection.execute(every).all() == [(1,), (2,)]
+
+                assert connection.dialect is walled
+
+    assert seen == [[(1,)], [(1,), (2,)]] * 2
+
+
 EVERY_TABLE = """
 from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine, event, select
 from partywall import tenant_scope, tenant_table

@@ -82,15 +82,17 @@ def _in_turn(execute: Any) -> Any:
     def in_turn(
         connection: Any, statement: Any, parameters: Any = None, execution_options: Any = None
     ) -> Any:
-        turn = _turn(connection)
-        if connection.dialect is not turn:
+        turn, before = _turn(connection), connection.dialect
+        if before is not turn:
             connection.dialect, walled = turn, connection._partywall_copies.walled
-            if turn is not walled:
+            # An event's own statement may run inside an unscoped one, which goes on after it.
+            unscoped = getattr(before, _UNSCOPED, False)
+            if unscoped or turn is not walled:
                 try:
                     return execute(connection, statement, parameters, execution_options)
                 finally:
-                    # As it is at all other times.
-                    connection.dialect = walled
+                    # Otherwise as it is at all other times.
+                    connection.dialect = before if unscoped else walled
 
         return execute(connection, statement, parameters, execution_options)
 
@@ -111,6 +113,7 @@ _CONTEXT = "_partywall_context"
 _PLAIN = "_partywall_plain"
 _DDL = "_partywall_ddl"
 _CLASSES = "_partywall_classes"
+_UNSCOPED = "_partywall_unscoped"
 _WATCHED = "_partywall_watched"
 
 
@@ -192,6 +195,7 @@ def _dialect_class(
         _CONTEXT: context,
         "ddl_compiler": property(attrgetter(_DDL)),
         _DDL: ddl,
+        _UNSCOPED: not issubclass(compiler, Wall),
         "__module__": plain.__module__,
     }
     return type(plain.__name__, (plain,), own)
