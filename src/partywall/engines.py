@@ -58,11 +58,15 @@ def _turn(connection: Any) -> Any:
     copies: _Copies | None = connection._partywall_copies
     if copies is None or copies.epoch != ownership.epoch:
         dialect = connection.engine.dialect
-        if not isinstance(dialect.statement_compiler, type):
-            # A stand-in, as tests have it: it compiles nothing.
-            return dialect
+        copies = vars(dialect).get(_COPIES)
+        if copies is None or copies.epoch != ownership.epoch:
+            if not isinstance(dialect.statement_compiler, type):
+                # A stand-in, as tests have it: it compiles nothing.
+                return dialect
 
-        copies = connection._partywall_copies = _copies_of(dialect)
+            copies = _copies_of(dialect)
+
+        connection._partywall_copies = copies
 
     scope = entered()
     if scope is None or (scope.context is not None and not scope.over):

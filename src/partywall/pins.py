@@ -109,7 +109,7 @@ def follow(session: Any, transaction: SessionTransaction, connection: Any) -> No
         links = [link for link in links if link() not in (None, session)]
 
     connection._partywall_sessions = (*links, weakref.ref(session))
-    mine = pin_of(session)
+    mine: Pinned | None = session._partywall_pin
     if mine is not None and mine._dict and session.identity_map is mine and not is_used(session):
         mine.doubt_kept()
 
@@ -143,7 +143,10 @@ def pin_sessions(connection: Any, scope: Scope | None) -> None:
             if transaction._parent is not None:
                 transaction = session.get_transaction()
 
-            pin(session, scope)
+            mine = session._partywall_pin
+            if mine is not session.identity_map or mine.scope is not scope:
+                pin(session, scope)
+
             transaction._partywall_used = True
 
 

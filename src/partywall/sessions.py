@@ -117,10 +117,7 @@ class _Objects:
     model would have ours, owned or not.
     """
 
-    __slots__ = ("_known",)
-
-    def __init__(self) -> None:
-        self._known = 0
+    _known = 0
 
     def execute(self, flush_context: Any) -> bool:
         # SQLAlchemy asks again for as long as cascades bring further objects.
