@@ -206,16 +206,22 @@ def test_a_session_that_was_there_before_the_first_mark_serves_one_tenant() -> N
     )
 
 
-def test_an_unscoped_statement_leaves_the_connection_walled() -> None:
-    owned = tenant_table(
-        Table("wall_turns", MetaData(), Column("id", Integer), Column("tenant_id", String))
-    )
+def owned_by_both(name: str) -> tuple[Table, Engine]:
+    """A table of its own, with row 1 of acme's and row 2 of globex's."""
+    columns = Column("id", Integer), Column("tenant_id", String)
+    owned = tenant_table(Table(name, MetaData(), *columns))
     engine = create_engine("sqlite://")
     owned.create(engine)
     with engine.begin() as connection, unscoped("both tenants", write=True):
         connection.execute(
             owned.insert(), [{"id": 1, "tenant_id": "acme"}, {"id": 2, "tenant_id": "globex"}]
         )
+
+    return owned, engine
+
+
+def test_an_unscoped_statement_leaves_the_connection_walled() -> None:
+    owned, engine = owned_by_both("wall_turns")
 
     with engine.connect() as connection, tenant_scope("acme"):
         assert connection.execute(select(owned.c.id)).all() == [(1,)]
@@ -234,15 +240,7 @@ def test_an_unscoped_statement_leaves_the_connection_walled() -> None:
 
 @pytest.mark.parametrize("inside", ["before_execute", "after_execute"])
 def test_unscoped_statements_of_an_event_do_not_open_the_one_around_them(inside: str) -> None:
-    owned = tenant_table(
-        Table(f"wall_{inside}", MetaData(), Column("id", Integer), Column("tenant_id", String))
-    )
-    engine = create_engine("sqlite://")
-    owned.create(engine)
-    with engine.begin() as connection, unscoped("both tenants", write=True):
-        connection.execute(
-            owned.insert(), [{"id": 1, "tenant_id": "acme"}, {"id": 2, "tenant_id": "globex"}]
-        )
+    owned, engine = owned_by_both(f"wall_{inside}")
 
     seen: list[Any] = []
 
@@ -261,15 +259,7 @@ def test_unscoped_statements_of_an_event_do_not_open_the_one_around_them(inside:
 
 
 def test_a_statement_of_an_event_leaves_the_unscoped_one_around_it_unscoped() -> None:
-    owned = tenant_table(
-        Table("wall_inner_turns", MetaData(), Column("id", Integer), Column("tenant_id", String))
-    )
-    engine = create_engine("sqlite://")
-    owned.create(engine)
-    with engine.begin() as connection, unscoped("both tenants", write=True):
-        connection.execute(
-            owned.insert(), [{"id": 1, "tenant_id": "acme"}, {"id": 2, "tenant_id": "globex"}]
-        )
+    owned, engine = owned_by_both("wall_inner_turns")
 
     inner: Any = None
     seen: list[Any] = []
