@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, insert, inspect, select, update
+from sqlalchemy import delete, event, func, insert, inspect, select, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
@@ -701,6 +701,25 @@ def test_a_pickled_object_stays_with_its_tenant(place: Place) -> None:
             assert letter.text == "dear acme"
     finally:
         Pickled.metadata.drop_all(place.engine)
+
+
+def test_a_shared_object_is_merged_without_asking_the_database(place: Place) -> None:
+    m = place.m
+    with unscoped("what everybody shares"), Session(place.engine) as session:
+        shared = session.scalars(select(m.Setting).where(m.Setting.tenant_id.is_(None))).first()
+
+    with tenant_scope("acme"), Session(place.engine) as session:
+        assert session.merge(shared, load=False).name == shared.name
+
+
+def test_a_session_that_a_listener_empties_is_the_tenants_all_the_same(place: Place) -> None:
+    m = place.m
+    with tenant_scope("acme"), Session(place.engine) as session:
+        session.add(m.Customer(name="first"))
+        event.listen(session, "before_attach", lambda session, _: session.expunge_all())
+        session.add(m.Customer(name="second"))
+        with tenant_scope("globex"), pytest.raises(CrossTenantAccessError, match=OTHER_TENANT):
+            list(session.new)
 
 
 def test_a_copied_object_is_refused_too(place: Place) -> None:

@@ -186,12 +186,9 @@ class SyncScope(Enterable, Generic[_Given_co]):
         return cast(_Given_co, self._keep(self._open()).context)
 
     def __exit__(self, *error: object) -> None:
-        scope, kept = entered(), self._entered
-        if kept and kept[-1] is scope:
-            # As a rule; `_take` finds any other.
-            kept.pop().leave()
-        else:
-            self._take().leave()
+        kept = self._entered
+        # As a rule; `_take` finds any other.
+        (kept.pop() if kept and kept[-1] is entered() else self._take()).leave()
 
     def __call__(self, function: _F, /) -> _F:
         return cast(_F, on_function(function, lambda plain: decorated(plain, self._open)))

@@ -46,6 +46,7 @@ class _Copies:
     walled: Dialect
     reading: Dialect
     writing: Dialect
+    compiler: type[Any]
 
 
 def walled_dialect(engine: Engine) -> Dialect:
@@ -55,18 +56,14 @@ def walled_dialect(engine: Engine) -> Dialect:
 
 def _turn(connection: Any) -> Any:
     """The twin for whoever's turn it is."""
-    copies: _Copies | None = connection._partywall_copies
+    copies: _Copies | None = connection.engine.dialect._partywall
     if copies is None or copies.epoch != ownership.epoch:
         dialect = connection.engine.dialect
-        copies = vars(dialect).get(_COPIES)
-        if copies is None or copies.epoch != ownership.epoch:
-            if not isinstance(dialect.statement_compiler, type):
-                # A stand-in, as tests have it: it compiles nothing.
-                return dialect
+        if not isinstance(dialect.statement_compiler, type):
+            # A stand-in, as tests have it: it compiles nothing.
+            return dialect
 
-            copies = _copies_of(dialect)
-
-        connection._partywall_copies = copies
+        copies = _copies_of(dialect)
 
     scope = entered()
     if scope is None or (scope.context is not None and not scope.over):
@@ -88,7 +85,7 @@ def _in_turn(execute: Any) -> Any:
     ) -> Any:
         turn, before = _turn(connection), connection.dialect
         if before is not turn:
-            connection.dialect, walled = turn, connection._partywall_copies.walled
+            connection.dialect, walled = turn, connection.engine.dialect._partywall.walled
             # An event's own statement may run inside an unscoped one, which goes on after it.
             unscoped = getattr(before, _UNSCOPED, False)
             if unscoped or turn is not walled:
@@ -123,9 +120,10 @@ _WATCHED = "_partywall_watched"
 
 @on_first_mark
 def _install() -> None:
+    # Of a dialect that has executed nothing yet.
+    setattr(Dialect, _COPIES, None)
     # Connections that are already open have it too. A listener for `before_execute` would do it as
     # well, but then SQLAlchemy serves all of its events, for a tenth of a short query's time.
-    setattr(Connection, "_partywall_copies", None)  # noqa: B010
     # From SQLAlchemy 2.1 on no connection executes what was compiled beforehand.
     for name in (name for name in _EXECUTING if hasattr(Connection, name)):
         setattr(Connection, name, _in_turn(getattr(Connection, name)))
@@ -149,10 +147,10 @@ def _copies_of(dialect: Any) -> _Copies:
 def _copy(dialect: Any, as_of: int, epoch: int) -> _Copies:
     classes: _Classes | None = vars(dialect).get(_CLASSES)
     if classes is not None:
-        return _Copies(as_of, epoch, *(_twin(dialect, cls) for cls in classes))
+        return _copies(dialect, classes, as_of, epoch)
 
     classes = _classes_for(dialect)
-    copies = _Copies(as_of, epoch, *(_twin(dialect, cls) for cls in classes))
+    copies = _copies(dialect, classes, as_of, epoch)
     if _supported(dialect):
         canary.sing(copies.walled)
 
@@ -161,6 +159,11 @@ def _copy(dialect: Any, as_of: int, epoch: int) -> _Copies:
     # For those who compile a statement with the engine to look at it.
     dialect.__class__ = classes[0]
     return copies
+
+
+def _copies(dialect: Any, classes: _Classes, as_of: int, epoch: int) -> _Copies:
+    walled, reading, writing = (_twin(dialect, cls) for cls in classes)
+    return _Copies(as_of, epoch, walled, reading, writing, walled.statement_compiler)
 
 
 def _classes_for(dialect: Any) -> _Classes:
@@ -276,22 +279,37 @@ class _Execution(ExecutionContext):
         cache_hit: CacheStats = CacheStats.CACHING_DISABLED,
         param_dict: Any = None,
     ) -> Any:
-        # Asked for again: compiling it may have found another table to be owned.
-        dialect = _turn(connection)
-        walled = isinstance(compiled, Wall)
-        # From SQLAlchemy 2.1 on. Not `**kwargs`: to hand them on costs more than all the rest of this.
-        more = () if param_dict is None else (param_dict,)
+        engine, scope = connection.engine, entered()
+        copies = engine.dialect._partywall
+        quick = (
+            scope is not None
+            and scope.context is not None
+            and not scope.over
+            and compiled.dialect is copies.walled
+            and type(compiled) is copies.compiler
+            and copies.epoch == ownership.epoch
+            and not compiled.needs_look
+            and not connection._has_events
+            and not engine._has_events
+        )
         try:
-            if (
-                compiled.dialect is not dialect
-                or type(compiled) is not dialect.statement_compiler
-                or (walled and compiled.holds_tenant)
-            ):
-                # By something else than this connection, for another scope, or to be looked at.
-                compiled, extracted = _compiled_again(compiled, statement, dialect), None
-                walled = isinstance(compiled, Wall)
+            if not quick:
+                # Asked for again: compiling it may have found another table to be owned.
+                dialect = _turn(connection)
+                if (
+                    compiled.dialect is not dialect
+                    or type(compiled) is not dialect.statement_compiler
+                    or (isinstance(compiled, Wall) and compiled.holds_tenant)
+                ):
+                    # By something else than this connection, for another scope, or to be looked at.
+                    compiled, extracted = _compiled_again(compiled, statement, dialect), None
 
-            context = super()._init_compiled(
+            begin = super()._init_compiled
+            if param_dict is not None:
+                # From SQLAlchemy 2.1 on. Always handing on more costs more than all the rest of this.
+                begin = functools.partial(begin, param_dict=param_dict)
+
+            context = begin(
                 dialect,
                 connection,
                 dbapi_connection,
@@ -301,20 +319,11 @@ class _Execution(ExecutionContext):
                 statement,
                 extracted,
                 cache_hit,
-                *more,
             )
         except TenancyError as error:
             return _Refused(error)
 
-        if (
-            walled
-            and not compiled.needs_look
-            and not connection._has_events
-            and not connection.engine._has_events
-        ):
-            return context
-
-        return _looked_at(context)
+        return context if quick else _looked_at(context)
 
     @classmethod
     def _init_statement(cls, *args: Any) -> Any:

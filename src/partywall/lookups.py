@@ -10,7 +10,7 @@ import datetime
 import decimal
 import math
 import uuid
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -26,7 +26,7 @@ from .errors import CrossTenantReferenceError, refused
 from .ownership import Path, mapper_of, owned
 from .pins import flush_of, key_in, leave, pin_of, resume, sessions_of
 from .predicate import condition, shows_shared_rows
-from .references import KEPT, UNKNOWN, Constant, Given, Reference, Source, cannot_tell, is_numbered
+from .references import KEPT, UNKNOWN, Reference, cannot_tell, is_numbered
 
 _CHUNK = 200
 # Types whose values are what they say: they cannot pretend to equal another key.
@@ -35,17 +35,16 @@ _PLAIN = {int, str, bytes, uuid.UUID, decimal.Decimal, datetime.date, datetime.d
 
 def check(connection: Connection, context: Any) -> None:
     """Refuse the statement that is about to run if it would point to another tenant's row."""
-    names = {bind.key: name for bind, name in context.compiled.bind_names.items()}
+    compiled = context.compiled
     translated = context.execution_options.get("schema_translate_map")
     options = {"schema_translate_map": translated} if translated else {}
     rows = context.compiled_parameters
     if context.rendered_rows:
         rows = [early | late for early, late in zip(context.rendered_rows, rows, strict=True)]
 
-    for reference in context.compiled.references:
+    for reference, written in zip(compiled.references, compiled.places, strict=True):
         keys: set[tuple[Any, ...]] = set()
-        for sources in reference.sources:
-            places = [_place(source, names) for source in sources]
+        for places in written:
             (first, otherwise), alone = places[0], len(places) == 1
             for row in rows:
                 if alone and type(number := row.get(first, otherwise)) is int:
@@ -65,7 +64,8 @@ def check(connection: Connection, context: Any) -> None:
                         raise refused(cannot_tell(reference.table, reference.path))
 
                     if any(value is KEPT for value in key):
-                        given = {bind: row[name] for bind, name in names.items() if name in row}
+                        binds = compiled.bind_names.items()
+                        given = {bind.key: row[name] for bind, name in binds if name in row}
                         keys.update(_completed(connection, reference, key, given, options))
                         continue
 
@@ -198,6 +198,10 @@ def _names(path: Path, mapper: Mapper[Any]) -> bool:
     That is a mapper's primary key, which need not be the table's, nor that of the table above it.
     """
     keys = (mapper.primary_key, path.remote)
+    if [*map(id, mapper.primary_key)] == [*map(id, path.remote)]:
+        # As a rule.
+        return True
+
     with suppress(UnmappedColumnError):
         names = [[mapper.get_property_by_column(c).key for c in columns] for columns in keys]
         return names[0] == names[1]
@@ -231,21 +235,6 @@ def _is_keyed(state: Any) -> bool:
     # Set, but to what it is, it is not written.
     names = state.mapper._primary_key_propkeys.intersection(state.committed_state)
     return any(state.attrs[name].history.has_changes() for name in names)
-
-
-def _place(source: Source, names: Mapping[str, str]) -> tuple[str, Any]:
-    """Under what name a row of parameters holds the value, and what it is if it does not."""
-    if source is KEPT:
-        return "", KEPT
-
-    if isinstance(source, Constant):
-        return "", source.value
-
-    if isinstance(source, Given):
-        return source.key, None
-
-    # Without a name it was copied on the way, and what it holds now cannot be told.
-    return names.get(source.key, ""), UNKNOWN
 
 
 def _sure(value: Any, column: Column[Any]) -> Any:

@@ -140,8 +140,8 @@ def pin_sessions(connection: Any, scope: Scope | None) -> None:
         session = link()
         transaction = None if session is None else session._transaction
         if transaction is not None:
-            if transaction._parent is not None:
-                transaction = session.get_transaction()
+            while transaction._parent is not None:
+                transaction = transaction._parent
 
             mine = session._partywall_pin
             if mine is not session.identity_map or mine.scope is not scope:

@@ -232,7 +232,7 @@ def _fitter_for_all(type_: TypeEngine[Any]) -> Callable[[TenantId], Any]:
         return _as_int
 
     if isinstance(type_, String):
-        return functools.partial(_as_text, type_.length, isinstance(type_, CHAR))
+        return _as_text(type_.length, isinstance(type_, CHAR))
 
     return _as_nothing
 
@@ -414,13 +414,16 @@ def _as_written(tenant: TenantId) -> TenantId:
     return str(tenant) if isinstance(tenant, int) else tenant
 
 
-def _as_text(length: int | None, padded: bool, tenant: TenantId) -> str | None:
-    text = str(tenant)
-    if length is not None and len(text) > length:
-        return None
+def _as_text(length: int | None, padded: bool) -> Callable[[TenantId], str | None]:
+    def as_text(tenant: TenantId) -> str | None:
+        text = str(tenant)
+        if length is not None and len(text) > length:
+            return None
 
-    # Filled up with spaces, it would be another tenant's.
-    return None if padded and text.endswith(" ") else text
+        # Filled up with spaces, it would be another tenant's.
+        return None if padded and text.endswith(" ") else text
+
+    return as_text
 
 
 def _as_int(tenant: TenantId) -> int | None:

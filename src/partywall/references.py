@@ -83,6 +83,21 @@ class Reference:
     comparable: bool
 
 
+def place_of(source: Source, names: Mapping[str, str]) -> tuple[str, Any]:
+    """Under what name a row of parameters holds the value, and what it is if it does not."""
+    if source is KEPT:
+        return "", KEPT
+
+    if isinstance(source, Constant):
+        return "", source.value
+
+    if isinstance(source, Given):
+        return source.key, None
+
+    # Without a name it was copied on the way, and what it holds now cannot be told.
+    return names.get(source.key, ""), UNKNOWN
+
+
 def references_in(
     ownership: Ownership,
     rows: Iterable[Mapping[str, Any]],

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any
 
 from sqlalchemy import Table, event
-from sqlalchemy.orm import Query, Session, base
-from sqlalchemy.orm.base import NO_VALUE
+from sqlalchemy.orm import Query, Session
+from sqlalchemy.orm.base import NO_VALUE, instance_dict
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import ClauseElement
 
@@ -30,7 +30,21 @@ from .pins import begin_flush, belongs_elsewhere, follow, is_used, pin, pin_of
 from .predicate import same_tenant, tenant_now, tenant_value
 
 
-def _pin_attached(session: Any, state: Any) -> None:
+def _attaching(before_attach: Any) -> Any:
+    """An object that is added is the tenant's, and so is the session from then on."""
+
+    @functools.wraps(before_attach)
+    def attaching(session: Any, state: Any, obj: Any) -> Any:
+        to_attach = before_attach(session, state, obj)
+        if to_attach:
+            _pin_attached(session, state, instance_dict(obj))
+
+        return to_attach
+
+    return attaching
+
+
+def _pin_attached(session: Any, state: Any, values: dict[str, Any]) -> None:
     # Every object comes by here: what `tenant_attributes`, `active_scope` and `pin` say is known.
     as_of, attributes = state.mapper._partywall_attributes
     if as_of != ownership.marked:
@@ -39,8 +53,13 @@ def _pin_attached(session: Any, state: Any) -> None:
     if attributes is None:
         return
 
-    scope = entered()
-    if scope is None or scope.over or scope.context is None:
+    scope, mine = entered(), session._partywall_pin
+    if (
+        mine is not session.identity_map
+        or mine.scope is not scope
+        or scope.over
+        or scope.context is None
+    ):
         scope = active_scope()
         if scope is None:
             if state.key is not None:
@@ -49,15 +68,12 @@ def _pin_attached(session: Any, state: Any) -> None:
 
             return
 
-    mine = session._partywall_pin
-    if mine is not session.identity_map or mine.scope is not scope:
         pin(session, scope)
 
-    if state.key is not None and state.dict.keys() <= _NOTHING and not state.expired_attributes:
+    if state.key is not None and values.keys() <= _NOTHING and not state.expired_attributes:
         _check_when_filled(session, state)
 
     if scope.context is not None:
-        values = base.instance_dict(state.obj())
         for attribute in attributes:
             value = values.get(attribute.key)
             if value is not None:
@@ -78,7 +94,7 @@ def _check_when_filled(session: Session, state: Any) -> None:
         del state._commit_all
         if session is not None and state.session_id == session.hash_key:
             try:
-                _pin_attached(session, state)
+                _pin_attached(session, state, state.dict)
             except CrossTenantAccessError:
                 session.expunge(state.obj())
                 raise
@@ -95,9 +111,11 @@ def _pin_flush(
         # Sent by hand, as tests of other listeners do.
         return
 
-    scope = None if pin_of(session) is None else active_scope()
-    if scope is not None:
-        pin(session, scope)
+    mine: Any = pin_of(session)
+    if mine is not None:
+        scope = active_scope()
+        if scope is not None and (mine.scope is not scope or mine is not session.identity_map):
+            pin(session, scope)
 
     begin_flush(session, flush_context)
     flush_context.presort_actions[_Objects] = _Objects()
@@ -124,24 +142,24 @@ class _Objects:
         states = flush_context.states
         if len(states) > self._known:
             scope, mapper, attributes = active_scope(), None, None
-            giving = scope if scope is not None and scope.context is not None else None
             for state in islice(states, self._known, None):
                 if state.mapper is not mapper:
-                    mapper = state.mapper
+                    mapper, stamps = state.mapper, None
                     attributes = tenant_attributes(mapper)
 
                 if not attributes:
                     continue
 
                 if state.key is None:
-                    values = base.instance_dict(state.obj())
-                    for attribute in attributes:
-                        value, type_ = values.get(attribute.key), attribute.type
-                        if value is None and giving is not None:
-                            tenant = giving.fitted.get(type_) or tenant_value(giving, type_)
-                            values[attribute.key] = tenant
+                    if stamps is None:
+                        stamps = _stamps(attributes, scope)
+
+                    values = instance_dict(state.obj())
+                    for attribute, key, tenant in stamps:
+                        if tenant is not None and values.get(key) is None:
+                            values[key] = tenant
                         else:
-                            _refuse_stamp(state, attribute, value, scope)
+                            _refuse_stamp(state, attribute, values.get(key), scope)
 
                 elif not _may_be_shared(attributes) or states[state][0] or _is_written(state):
                     _refuse_foreign(state, attributes, scope)
@@ -149,6 +167,16 @@ class _Objects:
             self._known = len(states)
 
         return False
+
+
+def _stamps(
+    attributes: Iterable[TenantAttribute], scope: Scope | None
+) -> list[tuple[TenantAttribute, str, Any]]:
+    """Whatever new objects of a class leave out of their tenant is filled in with this."""
+    return [
+        (each, each.key, None if scope is None else tenant_value(scope, each.type))
+        for each in attributes
+    ]
 
 
 def _refuse_stamp(state: Any, attribute: TenantAttribute, value: Any, scope: Scope | None) -> None:
@@ -194,11 +222,10 @@ def _may_be_shared(attributes: Iterable[TenantAttribute]) -> bool:
     return any(attribute.shared for attribute in attributes)
 
 
-_LISTENERS: list[tuple[Any, str, Any, dict[str, bool]]] = [
-    (Session, "after_begin", follow, {}),
-    (Session, "before_attach", _pin_attached, {"raw": True}),
-    (Session, "before_commit", _refuse_to_commit, {}),
-    (Session, "before_flush", _pin_flush, {}),
+_LISTENERS: list[tuple[str, Any]] = [
+    ("after_begin", follow),
+    ("before_commit", _refuse_to_commit),
+    ("before_flush", _pin_flush),
 ]
 
 
@@ -208,9 +235,11 @@ _NOTHING = {"_sa_instance_state"}
 
 @on_first_mark
 def _install() -> None:
-    for target, name, listener, options in _LISTENERS:
-        event.listen(target, name, listener, **options)
+    for name, listener in _LISTENERS:
+        event.listen(Session, name, listener)
 
+    # Not its event, which costs more than what is done here.
+    setattr(Session, "_before_attach", _attaching(Session._before_attach))  # noqa: B010
     setattr(Query, "instances", _pinning(Query.instances))  # noqa: B010
 
 

@@ -40,7 +40,7 @@ from .predicate import (
     variant,
     written_parameter,
 )
-from .references import UNKNOWN, Given, Reference, references_in
+from .references import UNKNOWN, Given, Reference, place_of, references_in
 from .sources import (
     all_of,
     columns_of,
@@ -89,6 +89,15 @@ class Values(Texts):
             (name, variant(type_, self.dialect), optional) for name, (type_, optional) in named
         ]
         self.needs_tenant = bool(self.guarded or self.tenants)
+        # Where the parameters hold what `references` write.
+        self.places = self.references and self._places()
+
+    def _places(self) -> list[Any]:
+        names = {bind.key: name for bind, name in self.bind_names.items()}
+        return [
+            [[place_of(source, names) for source in sources] for sources in reference.sources]
+            for reference in self.references
+        ]
 
     def bind_tenant(self, rows: Iterable[MutableMapping[str, Any]], scope: Scope) -> None:
         """Put the scope's tenant into the parameters of an execution; refuse any other."""

@@ -56,6 +56,7 @@ class Wall(Upserts):
         # Whether more is to be looked at, when it executes, than whose turn it is.
         self.needs_look = bool(
             self.references
+            or self.holds_tenant
             or self.spares_shared
             or self.without_tenant
             or self.schema_translate_map
@@ -269,7 +270,7 @@ class Wall(Upserts):
 
     def render_literal_bindparam(self, bindparam: BindParameter[Any], **kw: Any) -> str:
         if isinstance(bindparam, TenantParameter):
-            self.holds_tenant = True
+            self.holds_tenant = self.needs_look = True
             kw["render_literal_value"] = bindparam.effective_value
 
         return super().render_literal_bindparam(bindparam, **kw)
