@@ -152,6 +152,58 @@ def test_a_connection_that_was_open_before_the_first_mark_is_guarded() -> None:
     assert done.stdout == "guarded\n"
 
 
+OWN_DICTIONARY = """
+from sqlalchemy import Column, Integer, String, Table, create_engine
+from sqlalchemy.ext.instrumentation import InstrumentationManager
+from sqlalchemy.orm import Session, registry
+from partywall import CrossTenantAccessError, tenant_aware, tenant_scope
+
+class Manager(InstrumentationManager):
+    def get_instance_dict(self, class_, instance):
+        return instance.__dict__["kept"]
+
+    def initialize_instance_dict(self, class_, instance):
+        instance.__dict__["kept"] = {}
+
+    def install_state(self, class_, instance, state):
+        instance.__dict__["state"] = state
+
+    def state_getter(self, class_):
+        return lambda instance: instance.__dict__["state"]
+
+class Thing:
+    __sa_instrumentation_manager__ = Manager
+
+things = registry()
+columns = [Column("id", Integer, primary_key=True), Column("tenant_id", String(20))]
+things.map_imperatively(Thing, Table("thing", things.metadata, *columns))
+tenant_aware(Thing)
+engine = create_engine("sqlite://")
+things.metadata.create_all(engine)
+with tenant_scope("acme"), Session(engine) as session:
+    session.add(mine := Thing())
+    session.flush()
+    print(mine.tenant_id, sorted(vars(mine)))
+    theirs = Thing()
+    theirs.tenant_id = "globex"
+    try:
+        session.add(theirs)
+    except CrossTenantAccessError:
+        print("refused", len(session.new))
+"""
+
+
+def test_objects_may_keep_their_attributes_where_they_like() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OWN_DICTIONARY],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "acme ['kept', 'state']\nrefused 0\n"
+
+
 SESSION_BEFORE = """
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any
 
 from sqlalchemy import Table, event
-from sqlalchemy.orm import Query, Session
-from sqlalchemy.orm.base import NO_VALUE, instance_dict
+from sqlalchemy.orm import Query, Session, base
+from sqlalchemy.orm.base import NO_VALUE
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import ClauseElement
 
@@ -37,7 +37,8 @@ def _attaching(before_attach: Any) -> Any:
     def attaching(session: Any, state: Any, obj: Any) -> Any:
         to_attach = before_attach(session, state, obj)
         if to_attach:
-            _pin_attached(session, state, instance_dict(obj))
+            # Asked of its module, where an extension of SQLAlchemy puts another.
+            _pin_attached(session, state, base.instance_dict(obj))
 
         return to_attach
 
@@ -154,7 +155,7 @@ class _Objects:
                     if stamps is None:
                         stamps = _stamps(attributes, scope)
 
-                    values = instance_dict(state.obj())
+                    values = base.instance_dict(state.obj())
                     for attribute, key, tenant in stamps:
                         if tenant is not None and values.get(key) is None:
                             values[key] = tenant
