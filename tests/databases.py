@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateTable
 
 import models
@@ -234,6 +235,11 @@ class Database:
 
     def engine(self, driver: str, **options: Any) -> Any:
         url = self.server.url(DRIVERS[driver][1], self.name)
+        if driver == "sqlite3":
+            # A cursor that waits for the garbage collector keeps what its connection has seen: taken
+            # from a pool, that could not write any more.
+            options.setdefault("poolclass", NullPool)
+
         make = create_async_engine if DRIVERS[driver][2] else create_engine
         engine: Any = make(url, **options)
         if self.server.name == "sqlite":

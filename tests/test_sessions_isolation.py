@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, event, func, insert, inspect, select, update
+from sqlalchemy import Engine, delete, event, func, insert, inspect, select, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
@@ -33,6 +33,7 @@ from sqlalchemy.orm import (
     sessionmaker,
 )
 from sqlalchemy.orm.loading import merge_frozen_result
+from sqlalchemy.pool import QueuePool
 
 import models
 from databases import DRIVERS
@@ -60,6 +61,11 @@ class Place:
         self.oracle = oracle(driver)
         self.engine = self.oracle.shared.engine
         self.m = self.oracle.schema
+
+    def pooled(self, **options: Any) -> Engine:
+        """An engine of the test's own, which keeps its connections."""
+        database = self.oracle.shared.database
+        return database.engine(self.oracle.driver, poolclass=QueuePool, **options)
 
     def rows(self, table: str, column: str = "name") -> dict[str, list[Any]]:
         found = self.oracle.shared.database.execute(
@@ -485,7 +491,7 @@ def test_one_connection_serves_one_tenant_after_the_other(place: Place) -> None:
 
 
 def test_a_pooled_connection_keeps_nothing_of_its_last_tenant(place: Place) -> None:
-    engine = place.oracle.shared.database.engine(place.oracle.driver, pool_size=1, max_overflow=0)
+    engine = place.pooled(pool_size=1, max_overflow=0)
     for tenant, count in [("acme", 6), ("globex", 7), ("acme", 6)]:
         with tenant_scope(tenant), Session(engine) as session:
             assert len(session.scalars(select(place.m.Order)).all()) == count
@@ -644,7 +650,7 @@ def test_what_is_added_to_an_emptied_session_is_of_nobodys_yet(place: Place) -> 
 
 def test_a_result_read_late_brings_no_object_into_another_tenants_turn(place: Place) -> None:
     m = place.m
-    with Session(place.engine) as session:
+    with Session(place.pooled()) as session:
         with tenant_scope("acme"):
             late = session.scalars(select(m.Order).where(m.Order.id == 1))
             session.commit()

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Self
 
 import anyio.pytest_plugin  # noqa: F401  pytester forgets what a run inside it imports first
@@ -113,10 +114,9 @@ def fill(session: Session) -> None:
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = create_engine(
-        "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-    )
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    # Not in memory: threads could not have a connection each.
+    engine = create_engine(f"sqlite:///{tmp_path / 'testing.db'}")
     Base.metadata.create_all(engine)
     sessions = sessionmaker(engine)
     for tenant in ["acme", "globex"]:
