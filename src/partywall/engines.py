@@ -122,9 +122,9 @@ _WATCHED = "_partywall_watched"
 def _install() -> None:
     # Of a dialect that has executed nothing yet.
     setattr(Dialect, _COPIES, None)
-    # Connections that are already open have it too. A listener for `before_execute` would do it as
+    # Connections that are already open have them too. A listener for `before_execute` would do as
     # well, but then SQLAlchemy serves all of its events, for a tenth of a short query's time.
-    # From SQLAlchemy 2.1 on no connection executes what was compiled beforehand.
+    # Not all are there: from 2.1 on no connection executes what was compiled beforehand.
     for name in (name for name in _EXECUTING if hasattr(Connection, name)):
         setattr(Connection, name, _in_turn(getattr(Connection, name)))
 
